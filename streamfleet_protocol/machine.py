@@ -1,0 +1,232 @@
+"""What the client's and the server's machine share: the one door, the lanes, and the way of an outcome to its part.
+
+A machine is composed of parts. A part offers `compose(now, write)`, which adds sections to the next batch of the
+command lane, `due_at()`, the time from which it has something to add, and one method for each kind of outcome. The two
+must agree: where a part is due, a batch must come out, else the driver would spin.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Generic, Protocol, TypeVar
+
+from .effects import Effect, FaultCleared, Faulted, Lane, Noted
+from .errors import check
+from .inputs import Connected, Disconnected, Reply, Timeout
+from .link import Link, LinkState, Section, Write
+from .notes import Note, OperationRefused
+from .replies import ErrorReply, Outcome, Remedy, Unknown, remedy_for
+from .snapshot import freeze, thaw
+from .timing import NEVER, Backoff, Entropy, RedisClock
+
+
+@dataclass(slots=True)
+class Shared:
+    """What all parts of one machine use."""
+
+    entropy: Entropy
+    clock: RedisClock
+    effects: list[Effect] = field(default_factory=list)
+    fault: ErrorReply | None = None
+    drop: list[tuple[Lane, ErrorReply]] = field(default_factory=list)
+    """Connections that an answer has shown to be of no use."""
+    guarded: Section | None = None
+    """The guarded EXEC whose question was just answered; it must be the first EXEC of the very next write."""
+
+    def note(self, note: Note) -> None:
+        """Tell a person."""
+        self.effects.append(Noted(note))
+
+    def refused(self, operation: str, error: ErrorReply, lane: Lane = Lane.COMMAND) -> Remedy:
+        """An operation was refused: do what every refusal of this kind leads to, and say which kind it is."""
+        remedy = remedy_for(error)
+        if remedy is Remedy.RAISE:
+            self.faulted(error)
+            return remedy
+        self.note(OperationRefused(operation, error.text))
+        if remedy is Remedy.RECONNECT:
+            self.drop.append((lane, error))
+        return remedy
+
+    def faulted(self, error: ErrorReply) -> None:
+        """A person must act."""
+        if self.fault != error:
+            self.fault = error
+            self.effects.append(Faulted(error))
+
+    def works(self) -> None:
+        """The refused thing works again."""
+        if self.fault is not None:
+            self.fault = None
+            self.effects.append(FaultCleared())
+
+
+Input = TypeVar("Input")
+
+
+class Part(Protocol):
+    """What composes the batches of the command lane."""
+
+    def due_at(self) -> int:
+        """From when `compose` adds something, while the lane is free."""
+
+    def compose(self, now: int, write: Write) -> None:
+        """Add sections, if something is due."""
+
+
+class Machine(Generic[Input]):
+    """Base of the two machines; subclasses fill in the hooks below."""
+
+    shared: Shared
+    links: dict[Lane, Link]
+
+    def __init__(self, seed: int, connect_timeout_ms: int, backoffs: dict[Lane, Backoff]) -> None:
+        self.shared = Shared(Entropy(seed), RedisClock())
+        self.links = {lane: Link(lane, connect_timeout_ms, backoff) for lane, backoff in backoffs.items()}
+        self.now = 0
+        self.due = NEVER
+        self.broken = False
+        self.command_timeout_ms = 0
+        self.slot = 0
+
+    # The one door.
+
+    def step(self, now: int, event: Input) -> list[Effect]:
+        """Take one input at the time `now` (ms, monotonic, from any origin); what is to be done, in causal order.
+
+        Raises InvariantBroken for a bug, and then at every further call.
+        """
+        check(not self.broken, "the machine is broken by an earlier error")
+        check(now >= self.now, "time does not go back", now, self.now)
+        self.now = now
+        try:
+            if now > self.due:
+                self._on_late(now, now - self.due)
+            self._dispatch(now, event)
+            self._drop_useless(now)
+            self._pump(now)
+            self.due = max(now, self._earliest())
+        except Exception:
+            self.broken = True
+            raise
+        effects, self.shared.effects = self.shared.effects, []
+        return effects
+
+    def next_timeout(self) -> int | None:
+        """When to call `step` with Timeout at the latest, in the time of `step`; None: not until another input."""
+        return None if self.due >= NEVER else self.due
+
+    def snapshot(self) -> object:
+        """The whole state as a hashable value; equal states give equal values."""
+        return freeze(self)
+
+    @staticmethod
+    def restore(snapshot: object) -> Machine[Input]:
+        """A machine with the state of a snapshot."""
+        machine = thaw(snapshot)
+        assert isinstance(machine, Machine)
+        return machine
+
+    # Hooks.
+
+    def _on_input(self, now: int, event: Input) -> None:
+        raise NotImplementedError
+
+    def _on_time(self, now: int) -> None:
+        """Something may be due that needs no lane."""
+        raise NotImplementedError
+
+    def _on_up(self, now: int, lane: Lane) -> None:
+        raise NotImplementedError
+
+    def _on_lost(self, now: int, lane: Lane) -> None:
+        """The lane's connection is gone; its sections have been answered with Unknown already."""
+        raise NotImplementedError
+
+    def _on_late(self, now: int, late_ms: int) -> None:
+        """The driver has called later than it was asked to."""
+
+    def _due_at(self) -> int:
+        """When something is due that needs no lane."""
+        raise NotImplementedError
+
+    def _compose_due_at(self) -> int:
+        """When some part has something for the free command lane."""
+        raise NotImplementedError
+
+    def _compose(self, now: int, write: Write) -> None:
+        """Let each part add to the next batch of the free command lane."""
+        raise NotImplementedError
+
+    def _pump_reads(self, now: int) -> None:
+        """Use the read lane where it is free."""
+        raise NotImplementedError
+
+    # The way of an input.
+
+    def _dispatch(self, now: int, event: Input | Timeout | Connected | Disconnected | Reply) -> None:
+        if isinstance(event, Reply):
+            self._on_reply(now, event)
+        elif isinstance(event, Timeout):
+            pass
+        elif isinstance(event, Connected):
+            if self.links[event.lane].connected(now, event.generation, self.shared.effects):
+                self._on_up(now, event.lane)
+        elif isinstance(event, Disconnected):
+            if self.links[event.lane].concerns(event.generation):
+                if remedy_for(event.error) is Remedy.RAISE:
+                    self.shared.faulted(event.error)
+                self._drop(now, event.lane, event.error, closed=True)
+        else:
+            self._on_input(now, event)
+        self._on_time(now)
+
+    def _on_reply(self, now: int, reply: Reply) -> None:
+        for lane, link in self.links.items():
+            answered = link.take(reply.token, reply.replies)
+            if answered:
+                for section, outcome in answered:
+                    self._answer(now, section, outcome)
+                if not any(dropped is lane for dropped, _ in self.shared.drop):
+                    link.works()
+                return
+
+    def _answer(self, now: int, section: Section, outcome: Outcome) -> None:
+        part, method = section.handler
+        getattr(getattr(self, part), method)(now, outcome, section.context)
+
+    def _drop(self, now: int, lane: Lane, error: ErrorReply, *, closed: bool) -> None:
+        link = self.links[lane]
+        for section in link.drop(now, error, self.shared.entropy, self.shared.effects, closed=closed):
+            self._answer(now, section, Unknown())
+        if lane is Lane.COMMAND:
+            self.shared.guarded = None
+        self._on_lost(now, lane)
+
+    def _drop_useless(self, now: int) -> None:
+        for lane, link in self.links.items():
+            error = link.due(now, self.shared.effects)
+            if error is not None:
+                self._drop(now, lane, error, closed=False)
+        while self.shared.drop:
+            lane, error = self.shared.drop.pop(0)
+            if self.links[lane].state is LinkState.UP:
+                self._drop(now, lane, error, closed=False)
+
+    def _pump(self, now: int) -> None:
+        link = self.links[Lane.COMMAND]
+        if link.ready:
+            write = Write()
+            if self.shared.guarded is not None:
+                write.first.append(self.shared.guarded)
+                self.shared.guarded = None
+            self._compose(now, write)
+            if write.sections:
+                self.shared.effects.append(link.send(now, write.sections, self.command_timeout_ms, self.slot))
+        self._pump_reads(now)
+
+    def _earliest(self) -> int:
+        due = self._due_at()
+        for link in self.links.values():
+            due = min(due, link.deadline)
+        return min(due, self._compose_due_at()) if self.links[Lane.COMMAND].ready else due

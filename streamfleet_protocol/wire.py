@@ -1,0 +1,321 @@
+"""Wire version 1: task entries, notifications, members of the delayed set, dead letters; bytes in both directions.
+
+Readable and writable by the Go library streamfleet. Two rules:
+
+- Decoding is strict and total: any bytes give a value or a DecodeError, never another exception.
+- Fields are written in one fixed order, which lets a stream node store their names once (232 B a task, not 389).
+
+An entry travels as a flat tuple `(name, value, name, value ...)` of bytes, as XADD takes it and XRANGE gives it. The
+copy of an entry (retry, hand-back, delay) keeps fields that this version does not know.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+from .errors import DecodeError
+
+VERSION = b"1"
+ERROR_BYTES_MAX = 4096
+"""An error text on the wire is cut at this length."""
+RESULT_BYTES_MAX = 1024 * 1024
+"""A handler's result longer than this is a failure."""
+
+Fields = tuple[bytes, ...]
+
+_TASK_NAMES = (
+    b"enc_version",
+    b"id",
+    b"client_id",
+    b"data",
+    b"max_retries",
+    b"expires_ts",
+    b"retry_delay",
+    b"send_notif",
+    b"retries",
+)
+_TASK_NAMES_LIST = list(_TASK_NAMES)
+_RETRIES_AT = 2 * _TASK_NAMES.index(b"retries") + 1
+_INTEGER = re.compile(rb"-?(?:0|[1-9][0-9]{0,18})\Z")
+_FACTOR = re.compile(rb"[0-9]{1,6}(?:\.[0-9]{1,6})?\Z")
+_INT64_MAX = 2**63 - 1
+
+
+@dataclass(frozen=True, slots=True)
+class TaskEntry:
+    """One task as it stands in a stream."""
+
+    task_id: str
+    client_id: str
+    data: bytes
+    max_retries: int = 0
+    """0 = until success."""
+    expires_ts: int = 0
+    """Unix ms on Redis's clock; 0 = never."""
+    retry_delay_ms: int = 0
+    send_notif: bool = False
+    retries: int = 0
+    retry_backoff: float = 1.0
+    """Factor between one delay and the next. A task of the Go library has none: 1.0."""
+    retry_delay_max_ms: int = 0
+    """0 = no upper bound."""
+    no_retry: bool = False
+    """Never retry. `max_retries` is then 1 on the wire, for readers that do not know this field."""
+
+    @property
+    def retries_left(self) -> bool:
+        """Whether a failure of this attempt may be followed by another attempt."""
+        return not self.no_retry and (self.max_retries == 0 or self.retries < self.max_retries)
+
+
+class NotificationType(StrEnum):
+    """What a notification says."""
+
+    COMPLETED = "completed"
+    CANCELED = "canceled"
+    EXPIRED = "expired"
+    ERROR = "error"
+
+
+@dataclass(frozen=True, slots=True)
+class Notification:
+    """One word to a client about one of its tasks."""
+
+    task_id: str
+    type: NotificationType
+    error: str = ""
+    result: bytes | None = None
+
+
+def encode_task(entry: TaskEntry) -> Fields:
+    """The entry's fields in wire order."""
+    fields: Fields = (
+        b"enc_version",
+        VERSION,
+        b"id",
+        entry.task_id.encode(),
+        b"client_id",
+        entry.client_id.encode(),
+        b"data",
+        entry.data,
+        b"max_retries",
+        b"1" if entry.no_retry else b"%d" % entry.max_retries,
+        b"expires_ts",
+        b"%d" % entry.expires_ts,
+        b"retry_delay",
+        b"%d" % entry.retry_delay_ms,
+        b"send_notif",
+        b"1" if entry.send_notif else b"0",
+        b"retries",
+        b"%d" % entry.retries,
+    )
+    if entry.retry_backoff != 1.0:
+        fields += (b"retry_backoff", f"{entry.retry_backoff:.6f}".rstrip("0").rstrip(".").encode())
+    if entry.retry_delay_max_ms:
+        fields += (b"retry_delay_max", b"%d" % entry.retry_delay_max_ms)
+    if entry.no_retry:
+        fields += (b"no_retry", b"1")
+    return fields
+
+
+def decode_task(fields: Sequence[object]) -> TaskEntry:
+    """The task in an entry's flat fields. Raises DecodeError, naming the field that is wrong."""
+    values = _by_name(fields)
+    _check_version(values)
+    max_retries = _natural(values, b"max_retries")
+    no_retry = values.get(b"no_retry", b"0") == b"1"
+    return TaskEntry(
+        task_id=_text(values, b"id"),
+        client_id=_text(values, b"client_id", may_be_empty=True),
+        data=_value(values, b"data"),
+        max_retries=0 if no_retry else max_retries,
+        expires_ts=_natural(values, b"expires_ts"),
+        retry_delay_ms=_natural(values, b"retry_delay"),
+        # The Go library takes everything but the exact text 0 for true.
+        send_notif=_value(values, b"send_notif") != b"0",
+        retries=_natural(values, b"retries"),
+        retry_backoff=_factor(values, b"retry_backoff"),
+        retry_delay_max_ms=_natural(values, b"retry_delay_max", default=b"0"),
+        no_retry=no_retry,
+    )
+
+
+def with_retries(fields: Fields, retries: int) -> Fields:
+    """A copy of a task entry's fields that counts `retries` retries."""
+    number = b"%d" % retries
+    if list(fields[0 : 2 * len(_TASK_NAMES) : 2]) == _TASK_NAMES_LIST:
+        return (*fields[:_RETRIES_AT], number, *fields[_RETRIES_AT + 1 :])
+    copy = list(fields)
+    for at in range(0, len(copy) - 1, 2):
+        if copy[at] == b"retries":
+            copy[at + 1] = number
+    return tuple(copy)
+
+
+def task_id_of(fields: Sequence[object]) -> bytes:
+    """The raw task id in an entry's fields; empty where there is none. Never raises."""
+    for at in range(0, len(fields) - 1, 2):
+        if fields[at] == b"id":
+            value = fields[at + 1]
+            return value if isinstance(value, bytes) else b""
+    return b""
+
+
+def encode_notification(notification: Notification) -> Fields:
+    """The notification's fields in wire order; its error is cut at 4 KiB."""
+    fields: Fields = (
+        b"enc_version",
+        VERSION,
+        b"task_id",
+        notification.task_id.encode(),
+        b"type",
+        notification.type.encode(),
+        b"err_msg",
+        cut_text(notification.error),
+    )
+    return fields if notification.result is None else (*fields, b"result", notification.result)
+
+
+def decode_notification(fields: Sequence[object]) -> Notification:
+    """The notification in an entry's flat fields. Raises DecodeError, naming the field that is wrong."""
+    values = _by_name(fields)
+    _check_version(values)
+    kind = _value(values, b"type")
+    try:
+        notification_type = NotificationType(kind.decode("ascii", "replace"))
+    except ValueError:
+        raise DecodeError(f"the field type of a notification is {_shown(kind)}, which is no known type") from None
+    return Notification(
+        task_id=_text(values, b"task_id"),
+        type=notification_type,
+        error=_value(values, b"err_msg").decode("utf-8", "replace"),
+        result=values.get(b"result"),
+    )
+
+
+def pack_member(fields: Fields) -> bytes:
+    """A task entry as a member of the delayed set: netstrings, the task id and the retries first.
+
+    Beginning with these two makes it unique, however often a reply is lost and the command sent again.
+    """
+    retries = fields[_RETRIES_AT] if fields[_RETRIES_AT - 1] == b"retries" else _by_name(fields).get(b"retries", b"")
+    parts = (task_id_of(fields), retries, *fields)
+    return b"".join([b"%d:%b," % (len(part), part) for part in parts])
+
+
+def unpack_member(member: bytes) -> Fields:
+    """The fields in a member of the delayed set. Raises DecodeError."""
+    parts: list[bytes] = []
+    at = 0
+    while at < len(member):
+        part, at = _netstring(member, at)
+        parts.append(part)
+    if len(parts) < 4 or len(parts) % 2:
+        raise DecodeError(f"a delayed task has {len(parts)} parts; an even number of at least 4 was expected")
+    return tuple(parts[2:])
+
+
+def member_task_id(member: bytes) -> bytes:
+    """The raw task id of a member of the delayed set; empty where it cannot be read. Never raises."""
+    try:
+        return _netstring(member, 0)[0]
+    except DecodeError:
+        return b""
+
+
+def dead_letter(
+    fields: Sequence[object], *, reason: str, entry_id: bytes, consumer: bytes, deliveries: int, time_ms: int
+) -> Fields:
+    """The fields of a dead letter: those of the entry as they were, then why, which, by whom, and when."""
+    return (
+        *(field if isinstance(field, bytes) else b"" for field in fields),
+        b"dead_reason",
+        cut_text(reason),
+        b"dead_entry",
+        entry_id,
+        b"dead_consumer",
+        consumer,
+        b"dead_deliveries",
+        b"%d" % deliveries,
+        b"dead_ts",
+        b"%d" % time_ms,
+    )
+
+
+def cut_text(text: str) -> bytes:
+    """`text` as UTF-8 of at most 4 KiB, cut between two characters."""
+    encoded = text.encode("utf-8", "replace")
+    if len(encoded) <= ERROR_BYTES_MAX:
+        return encoded
+    return encoded[:ERROR_BYTES_MAX].decode("utf-8", "ignore").encode()
+
+
+def _by_name(fields: Sequence[object]) -> dict[bytes, bytes]:
+    if not isinstance(fields, (list, tuple)) or len(fields) % 2:
+        raise DecodeError("an entry's fields are no list of names and values")
+    values: dict[bytes, bytes] = {}
+    for at in range(0, len(fields), 2):
+        name, value = fields[at], fields[at + 1]
+        if not isinstance(name, bytes) or not isinstance(value, bytes):
+            raise DecodeError("an entry has a field that is not made of bytes")
+        values[name] = value
+    return values
+
+
+def _check_version(values: dict[bytes, bytes]) -> None:
+    version = _value(values, b"enc_version")
+    if version != VERSION:
+        raise DecodeError(
+            f"enc_version is {_shown(version)}, this library reads version 1: a newer writer may share the queue"
+        )
+
+
+def _value(values: dict[bytes, bytes], name: bytes) -> bytes:
+    value = values.get(name)
+    if value is None:
+        raise DecodeError(f"the field {name.decode()} is missing")
+    return value
+
+
+def _text(values: dict[bytes, bytes], name: bytes, *, may_be_empty: bool = False) -> str:
+    value = _value(values, name)
+    try:
+        text = value.decode()
+    except UnicodeDecodeError:
+        raise DecodeError(f"the field {name.decode()} is {_shown(value)}, which is not UTF-8") from None
+    if not text and not may_be_empty:
+        raise DecodeError(f"the field {name.decode()} is empty")
+    return text
+
+
+def _natural(values: dict[bytes, bytes], name: bytes, *, default: bytes | None = None) -> int:
+    value = _value(values, name) if default is None else values.get(name, default)
+    number = int(value) if _INTEGER.match(value) else -1
+    if not 0 <= number <= _INT64_MAX:
+        raise DecodeError(f"the field {name.decode()} is {_shown(value)}, a whole number from 0 was expected")
+    return number
+
+
+def _factor(values: dict[bytes, bytes], name: bytes) -> float:
+    value = values.get(name, b"1")
+    if not _FACTOR.match(value):
+        raise DecodeError(f"the field {name.decode()} is {_shown(value)}, a decimal number was expected")
+    return float(value)
+
+
+def _netstring(packed: bytes, at: int) -> tuple[bytes, int]:
+    colon = packed.find(b":", at, at + 12)
+    digits = packed[at:colon]
+    if colon < 0 or not digits.isdigit():
+        raise DecodeError(f"a delayed task is damaged at byte {at}: no length")
+    end = colon + 1 + int(digits)
+    if packed[end : end + 1] != b",":
+        raise DecodeError(f"a delayed task is damaged at byte {at}: its part does not end where its length says")
+    return packed[colon + 1 : end], end + 1
+
+
+def _shown(value: bytes) -> str:
+    return repr(value[:40]) + ("..." if len(value) > 40 else "")
