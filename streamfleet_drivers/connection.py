@@ -25,12 +25,29 @@ _NOT_ENOUGH = object()
 
 
 def check_url(url: str) -> None:
-    """Raise InvalidOption unless the URL's scheme is one that can be connected to."""
-    scheme = urlsplit(url).scheme if isinstance(url, str) else None
-    if scheme not in _SCHEMES:
+    """Raise InvalidOption unless the URL is of a form that can be connected to."""
+    try:
+        parts = urlsplit(url) if isinstance(url, str) else urlsplit("")
+        _ = parts.port
+    except ValueError:
+        # Neither its text nor the URL's parts are shown: they may hold a piece of a password.
         raise InvalidOption(
-            f"a URL with the scheme {scheme!r} is not known; it begins with redis://, rediss:// or unix://"
+            "the URL's port is not a number from 0 to 65535, or a bracket is open; in a user name or password "
+            "'/', '?', '#', '[', ']' are written as %2F, %3F, %23, %5B, %5D"
+        ) from None
+    if parts.scheme not in _SCHEMES:
+        raise InvalidOption(
+            f"a URL with the scheme {parts.scheme!r} is not known; it begins with redis://, rediss:// or unix://"
         )
+    database = parts.path.strip("/")
+    if parts.scheme != "unix" and database and not database.isdecimal():
+        # redis-py would silently use database 0.
+        raise InvalidOption("the URL's path is not the number of a database, as in redis://host/5")
+
+
+def unusable_url(error: Exception) -> InvalidOption:
+    """What redis-py's own objection to a URL that passed `check_url` means."""
+    return InvalidOption(f"the URL cannot be used: {error}")
 
 
 def connection_arguments(parsed: Mapping[str, Any], connect_timeout_ms: int) -> dict[str, Any]:
@@ -63,13 +80,20 @@ class ReplyReader:
         self._reader.feed(data)
 
     def take(self, count: int) -> list[RawReply] | None:
-        """The next `count` replies, once all of them are there. Raises hiredis.ProtocolError for garbage."""
+        """The next `count` replies, once all of them are there. Raises hiredis.ProtocolError for garbage.
+
+        More replies than commands are garbage too: whatever follows could be taken for another command's.
+        """
         gets, replies = self._reader.gets, self._replies
-        while len(replies) < count:
+        while True:
             reply = gets()
             if reply is _NOT_ENOUGH:
-                return None
+                break
             replies.append(reply)
+        if len(replies) > count:
+            raise hiredis.ProtocolError(f"a reply that nobody asked for: {replies[count]!r}")
+        if len(replies) < count:
+            return None
         self._replies = []
         return replies
 

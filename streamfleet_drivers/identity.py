@@ -27,10 +27,13 @@ def now_ms() -> int:
 
 def uuid7() -> str:
     """A fresh UUID of version 7 (RFC 9562, section 5.7): 48 bits of Unix ms, then random bits."""
-    value = (time.time_ns() // 1_000_000) << 80 | int.from_bytes(os.urandom(10))
-    value = value & ~(0xF << 76) | 0x7 << 76
-    text = f"{value & ~(0x3 << 62) | 0x2 << 62:032x}"
-    return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
+    bits = os.urandom(10).hex()
+    time_ms = f"{time.time_ns() // 1_000_000:012x}"
+    return f"{time_ms[:8]}-{time_ms[8:]}-7{bits[:3]}-{_VARIANT[bits[3]]}{bits[4:7]}-{bits[7:19]}"
+
+
+_VARIANT = {digit: "89ab"[int(digit, 16) & 3] for digit in "0123456789abcdef"}
+"""The two upper bits of this digit are 1 and 0."""
 
 
 def seed() -> int:

@@ -15,6 +15,7 @@ Command = tuple[Argument, ...]
 
 MULTI: Command = (b"MULTI",)
 EXEC: Command = (b"EXEC",)
+UNWATCH: Command = (b"UNWATCH",)
 TIME: Command = (b"TIME",)
 CLIENT_ID: Command = (b"CLIENT", b"ID")
 INFO_MEMORY: Command = (b"INFO", b"memory")

@@ -83,7 +83,7 @@ class Garbage:
                 commands.hash_delete(keys.producers, (client, client + b":t")),
                 commands.delete(keys.connection(client.decode())),
             )
-            write.middle.append(Section(("garbage", "on_producer_removed"), removal, context=None))
+            write.middle.append(Section(("garbage", "on_producer_removed"), removal, (queue, client)))
         elif not self.suspects:
             keys = self.queues[self.turn]
             look = (commands.sorted_first(keys.receivers, _PAGE), commands.hash_get_all(keys.producers))
@@ -104,6 +104,7 @@ class Garbage:
         if not isinstance(outcome, Ok):
             self._failed(now, outcome)
             return
+        self.shared.works("collecting")
         self.backoff.succeeded()
         members, fields = (value if isinstance(value, list | tuple) else () for value in outcome.values)
         scores = _pairs(members)
@@ -154,18 +155,19 @@ class Garbage:
         elif isinstance(outcome, Refused):
             self._failed(now, outcome)
 
-    def on_producer_removed(self, now: int, outcome: Outcome, _context: None) -> None:
+    def on_producer_removed(self, now: int, outcome: Outcome, context: tuple[int, bytes]) -> None:
         """Gone, or found again by a later look."""
-        if isinstance(outcome, Refused):
+        queue, client = context
+        if isinstance(outcome, Ok):
+            self.shared.note(GarbageCollected(self.queues[queue].name, "producer", client.decode()))
+        elif isinstance(outcome, Refused):
             self._failed(now, outcome)
 
     def _collect_producers(self, now: int, queue: int) -> None:
-        keys = self.queues[queue]
         for client, signs in list(self.producers[queue].items()):
             if now - signs.since >= _PRODUCER_SILENCE_MS:
                 del self.producers[queue][client]
                 self.silent.append((queue, client))
-                self.shared.note(GarbageCollected(keys.name, "producer", client.decode()))
 
     def _failed(self, now: int, outcome: Outcome) -> None:
         if isinstance(outcome, Refused):

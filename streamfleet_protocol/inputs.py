@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from .effects import Lane
 from .replies import ErrorReply, RawReply
@@ -143,7 +144,17 @@ class HandlerRejects:
     reason: str
 
 
+@dataclass(frozen=True, slots=True)
+class Several:
+    """Calls of the application, or answers of handlers, of one moment; taken in order, as one step.
+
+    Many handlers that end together then cost one step, not many.
+    """
+
+    inputs: tuple[Any, ...]
+
+
 HandlerDone = HandlerSucceeded | HandlerFailed | HandlerCanceled | HandlerAsksRetry | HandlerRejects
-CommonInput = Timeout | Connected | Disconnected | Reply
+CommonInput = Timeout | Connected | Disconnected | Reply | Several
 ClientInput = CommonInput | Enqueue | Withdraw | Flush | CloseClient
 ServerInput = CommonInput | StartServer | CloseServer | HandlerDone

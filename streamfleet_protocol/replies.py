@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 
-from .errors import ServerRefused, check
+from .errors import ServerRefused
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,9 +146,10 @@ def transaction_outcome(replies: Sequence[RawReply]) -> Outcome:
         return Refused(_cause(replies[:-1], result))
     if result is None:
         return Aborted()
-    check(isinstance(result, list | tuple), "EXEC answers a list", result)
-    assert isinstance(result, list | tuple)
-    return Ok(result)
+    if isinstance(result, list | tuple) and len(result) == len(replies) - 2:
+        return Ok(result)
+    # No server answers so. What sits in between may have applied it or not.
+    return Unknown()
 
 
 def _cause(queued: Sequence[RawReply], result: ErrorReply) -> ErrorReply:

@@ -80,7 +80,7 @@ class ServerSettings:
     concurrency: int = 1
     prefetch: int | None = None
     """Tasks held beyond those that run; None = about 50 ms of work by the handlers' measured duration."""
-    prefetch_most: int = 100
+    prefetch_most: int = 500
     prefetch_work_ms: int = 50
     lease_ms: int = 60_000
     renew_interval_ms: int = 10_000
@@ -96,7 +96,7 @@ class ServerSettings:
     backoff_most_ms: int = 5_000
     page: int = 500
     """Entries of one page of a look."""
-    batch: int = 100
+    batch: int = 256
     """Entries settled, concluded, claimed or promoted in one go."""
     batch_bytes: int = _MIB
     promote_interval_ms: int = 2_000

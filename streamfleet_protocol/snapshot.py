@@ -39,13 +39,10 @@ def thaw(frozen: object) -> Any:
 
 def _freeze(value: object, numbers: dict[int, int], keep: list[object]) -> object:
     kind = type(value)
-    if isinstance(value, _LEAVES):
+    if _is_immutable(value):
         return value
-    if kind is tuple:
-        items = tuple(_freeze(item, numbers, keep) for item in value)  # type: ignore[attr-defined]
-        return Frozen((tuple, *items))
-    if _is_frozen_dataclass(kind) and not _holds_mutable(value):
-        return value
+    if isinstance(value, tuple):
+        return Frozen((kind, *(_freeze(item, numbers, keep) for item in value)))
     if id(value) in numbers:
         return Reference((numbers[id(value)],))
     numbers[id(value)] = len(numbers)
@@ -66,8 +63,9 @@ def _thaw(frozen: object, objects: list[object]) -> Any:
     if type(frozen) is not Frozen:
         return frozen
     kind, *contents = frozen
-    if kind is tuple:
-        return tuple(_thaw(item, objects) for item in contents)
+    if issubclass(kind, tuple):
+        # Of named tuples, too.
+        return tuple.__new__(kind, [_thaw(item, objects) for item in contents])
     if kind is list or kind is deque:
         sequence: Any = kind()
         objects.append(sequence)
@@ -104,14 +102,10 @@ def _is_frozen_dataclass(kind: type) -> bool:
     return is_dataclass(kind) and kind.__dataclass_params__.frozen  # type: ignore[attr-defined]
 
 
-def _holds_mutable(value: object) -> bool:
-    """Whether a frozen dataclass refers to something that can change."""
-    return any(not _is_immutable(getattr(value, name)) for name in _attributes(value))
-
-
 def _is_immutable(value: object) -> bool:
+    """Whether neither the value nor what it refers to can change."""
     if isinstance(value, _LEAVES):
         return True
-    if type(value) is tuple:
+    if isinstance(value, tuple):
         return all(_is_immutable(item) for item in value)
-    return _is_frozen_dataclass(type(value)) and not _holds_mutable(value)
+    return _is_frozen_dataclass(type(value)) and all(_is_immutable(getattr(value, name)) for name in _attributes(value))

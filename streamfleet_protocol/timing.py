@@ -11,6 +11,7 @@ from .replies import RawReply
 
 NEVER = 2**62
 """A time that does not come."""
+_TIME_DIGITS = 18
 
 
 @dataclass(slots=True)
@@ -82,5 +83,7 @@ def milliseconds(reply: RawReply) -> int | None:
         return None
     seconds, micros = reply
     if not isinstance(seconds, bytes) or not isinstance(micros, bytes):
+        return None
+    if not (seconds.isdigit() and micros.isdigit()) or len(seconds) + len(micros) > _TIME_DIGITS:
         return None
     return int(seconds) * 1000 + int(micros) // 1000

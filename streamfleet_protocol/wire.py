@@ -15,6 +15,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Any, NamedTuple
 
 from .errors import DecodeError
 
@@ -37,16 +38,16 @@ _TASK_NAMES = (
     b"send_notif",
     b"retries",
 )
-_TASK_NAMES_LIST = list(_TASK_NAMES)
+_OUR_NAMES = (*_TASK_NAMES, b"retry_backoff", b"retry_delay_max")
 _RETRIES_AT = 2 * _TASK_NAMES.index(b"retries") + 1
 _INTEGER = re.compile(rb"-?(?:0|[1-9][0-9]{0,18})\Z")
 _FACTOR = re.compile(rb"[0-9]{1,6}(?:\.[0-9]{1,6})?\Z")
 _INT64_MAX = 2**63 - 1
+_ZERO = ord("0")
 
 
-@dataclass(frozen=True, slots=True)
-class TaskEntry:
-    """One task as it stands in a stream."""
+class TaskEntry(NamedTuple):
+    """One task as it stands in a stream. A tuple, since one is made for each task and a frozen dataclass takes 3 us."""
 
     task_id: str
     client_id: str
@@ -123,6 +124,50 @@ def encode_task(entry: TaskEntry) -> Fields:
 
 def decode_task(fields: Sequence[object]) -> TaskEntry:
     """The task in an entry's flat fields. Raises DecodeError, naming the field that is wrong."""
+    try:
+        entry = _decode_in_order(fields)
+    except (AttributeError, LookupError, TypeError, UnicodeDecodeError):
+        entry = None
+    return entry or _decode_by_name(fields)
+
+
+def _decode_in_order(fields: Sequence[Any]) -> TaskEntry | None:
+    """Decode fields that stand in our own order with plain values, as most do, in a third of the time.
+
+    None, or one of the errors that the caller catches, where a field needs a closer look.
+    """
+    names, values = tuple(fields[::2]), fields[1::2]
+    if len(names) != len(values):
+        return None
+    if names == _OUR_NAMES:
+        backoff, delay_max = values[9], values[10]
+    elif names == _TASK_NAMES:
+        backoff, delay_max = b"1", b"0"
+    else:
+        return None
+    version, task_id, client_id, data, max_retries, expires_ts, retry_delay, send_notif, retries = values[:9]
+    if version != VERSION or not task_id or type(data) is not bytes or type(send_notif) is not bytes:
+        return None
+    if backoff != b"2" and not _FACTOR.match(backoff):
+        return None
+    for number in (max_retries, expires_ts, retry_delay, retries, delay_max):
+        if number != b"0" and (not number.isdigit() or len(number) > 18 or number[0] == _ZERO):
+            return None
+    return TaskEntry(
+        task_id.decode(),
+        client_id.decode(),
+        data,
+        int(max_retries),
+        int(expires_ts),
+        int(retry_delay),
+        send_notif != b"0",
+        int(retries),
+        float(backoff),
+        int(delay_max),
+    )
+
+
+def _decode_by_name(fields: Sequence[object]) -> TaskEntry:
     values = _by_name(fields)
     _check_version(values)
     max_retries = _natural(values, b"max_retries")
@@ -146,7 +191,7 @@ def decode_task(fields: Sequence[object]) -> TaskEntry:
 def with_retries(fields: Fields, retries: int) -> Fields:
     """A copy of a task entry's fields that counts `retries` retries."""
     number = b"%d" % retries
-    if list(fields[0 : 2 * len(_TASK_NAMES) : 2]) == _TASK_NAMES_LIST:
+    if tuple(fields[0 : 2 * len(_TASK_NAMES) : 2]) == _TASK_NAMES:
         return (*fields[:_RETRIES_AT], number, *fields[_RETRIES_AT + 1 :])
     copy = list(fields)
     for at in range(0, len(copy) - 1, 2):

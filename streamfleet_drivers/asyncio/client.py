@@ -104,7 +104,7 @@ class Client:
     ) -> None:
         settings = client_settings(queues, options)
         self._runtime: Runtime[ClientInput] = Runtime(
-            ClientMachine(settings), Connector(url, settings.connect_timeout_ms), self._perform, on_event
+            ClientMachine(settings), Connector(url, settings.connect_timeout_ms), self._perform, self._fail, on_event
         )
         self.client_id = settings.client_id
         self._calls = itertools.count(1)
@@ -112,6 +112,7 @@ class Client:
         self._waiting: dict[int, asyncio.Future[None]] = {}
         self._handles: dict[str, TaskHandle] = {}
         self._fault: ErrorReply | None = None
+        self._bug: Exception | None = None
         self._report: CloseReport | None = None
         self._closed: asyncio.Future[None] | None = None
 
@@ -296,6 +297,16 @@ class Client:
         for handle in self._handles.values():
             handle._wake()
 
+    def _fail(self, error: Exception) -> None:
+        """A bug has stopped the machine."""
+        self._bug = error
+        waiting = [*self._waiting.values(), *([self._closed] if self._closed is not None else [])]
+        for future in waiting:
+            if not future.done():
+                future.set_exception(error)
+        for handle in self._handles.values():
+            handle._wake()
+
     def _on_closed(self, closed: ClientClosed) -> None:
         self._report = close_report(closed)
         self._runtime.stop()
@@ -303,5 +314,7 @@ class Client:
             self._closed.set_result(None)
 
     def _raise_fault(self) -> None:
+        if self._bug is not None:
+            raise self._bug
         if self._fault is not None:
             raise refusal(self._fault)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections import deque
 from collections.abc import Callable
 from typing import Any, Generic, TypeVar
@@ -13,12 +12,20 @@ from redis.asyncio.connection import AbstractConnection, parse_url
 from redis.asyncio.retry import Retry
 
 from streamfleet_protocol.effects import Batch, Connect, Disconnect, Effect, Lane, Noted
-from streamfleet_protocol.inputs import Connected, Disconnected, Reply, Timeout
+from streamfleet_protocol.inputs import Connected, Disconnected, Reply, Several, Timeout
 from streamfleet_protocol.machine import Machine
 from streamfleet_protocol.replies import ErrorReply
 
 from .. import identity
-from ..connection import NO_RETRY, ReplyReader, check_url, connection_arguments, connection_error, pack
+from ..connection import (
+    NO_RETRY,
+    ReplyReader,
+    check_url,
+    connection_arguments,
+    connection_error,
+    pack,
+    unusable_url,
+)
 from ..facade import OnEvent, tell
 
 Input = TypeVar("Input")
@@ -31,11 +38,14 @@ class Connector:
 
     def __init__(self, url: str, connect_timeout_ms: int) -> None:
         check_url(url)
-        parsed: dict[str, Any] = dict(parse_url(url))
-        self._kind: type[AbstractConnection] = parsed.pop("connection_class", redis.asyncio.Connection)
-        self._arguments = connection_arguments(parsed, connect_timeout_ms)
         # A wrong argument in the URL shows here, where the user's call is on the stack.
-        self.make()
+        try:
+            parsed: dict[str, Any] = dict(parse_url(url))
+            self._kind: type[AbstractConnection] = parsed.pop("connection_class", redis.asyncio.Connection)
+            self._arguments = connection_arguments(parsed, connect_timeout_ms)
+            self.make()
+        except (ValueError, TypeError, redis.RedisError) as error:
+            raise unusable_url(error) from error
 
     def make(self) -> AbstractConnection:
         """A connection that is not open yet."""
@@ -60,6 +70,9 @@ class Connection(asyncio.Protocol):
     async def _open(self) -> None:
         try:
             await self._redis.connect()  # type: ignore[no-untyped-call]
+        except asyncio.CancelledError:
+            self._abandon()
+            raise
         except Exception as error:
             self._lost(connection_error(error))
             return
@@ -86,10 +99,13 @@ class Connection(asyncio.Protocol):
         """Close, or give up opening. What still arrives is dropped."""
         self._closed = True
         self._opening.cancel()
-        if self._transport is not None:
-            self._transport.abort()
-        # redis-py would warn about an open connection, and hold the stream's buffers.
-        with contextlib.suppress(Exception):
+        self._abandon()
+
+    def _abandon(self) -> None:
+        """Close the socket at once, and take it from redis-py, which would warn about an open connection."""
+        writer = self._redis._writer
+        if writer is not None:
+            writer.transport.abort()
             self._redis._reader = self._redis._writer = None
 
     def data_received(self, data: bytes) -> None:
@@ -97,11 +113,12 @@ class Connection(asyncio.Protocol):
             return
         try:
             self._reader.feed(data)
-            replies = self._reader.take(self._expected) if self._token else None
+            # With no batch in flight, what arrives is no reply; it must not be taken for the next one's.
+            replies = self._reader.take(self._expected if self._token else 0)
         except Exception as error:
             self._lost(ErrorReply(f"CONNECTION unreadable reply: {error}"))
             return
-        if replies is not None:
+        if replies:
             token, self._token = self._token, 0
             self._feed(Reply(token, replies))
 
@@ -122,15 +139,18 @@ class Runtime(Generic[Input]):
         machine: Machine[Input],
         connector: Connector,
         perform: Callable[[Effect], None],
+        fail: Callable[[Exception], None],
         on_event: OnEvent | None,
     ) -> None:
         self._machine = machine
         self._connector = connector
         self._perform = perform
+        self._fail = fail
         self._on_event = on_event
         self._loop: asyncio.AbstractEventLoop | None = None
         self._connections: dict[Lane, Connection] = {}
         self._inputs: deque[Any] = deque()
+        self._together: list[Any] = []
         self._feeding = False
         self._timer: asyncio.TimerHandle | None = None
         self._timer_due = 0
@@ -147,9 +167,25 @@ class Runtime(Generic[Input]):
             while self._inputs:
                 for effect in self._machine.step(identity.now_ms(), self._inputs.popleft()):
                     self._do(effect)
+        except Exception as error:
+            # A bug, in the machine or here. Whoever waits must hear of it, since nothing will move any more.
+            self.stop()
+            self._fail(error)
+            raise
         finally:
             self._feeding = False
         self._set_timer()
+
+    def feed_together(self, event: Any) -> None:
+        """Let the machine take an input with all others that come up in this round of the event loop."""
+        if not self._together:
+            assert self._loop is not None
+            self._loop.call_soon(self._feed_all)
+        self._together.append(event)
+
+    def _feed_all(self) -> None:
+        events, self._together = self._together, []
+        self.feed(events[0] if len(events) == 1 else Several(tuple(events)))
 
     def check_loop(self) -> None:
         """Raise RuntimeError where the object belongs to another event loop."""

@@ -23,7 +23,6 @@ from streamfleet_protocol.inputs import (
 from streamfleet_protocol.keys import check_queue_name
 from streamfleet_protocol.replies import ErrorReply, refusal
 
-from ..connection import check_url
 from ..facade import OnEvent, Task, raised, returned
 from ..options import Duration, ServerOptions, duration_ms, server_settings
 from .runtime import Connector, Runtime
@@ -48,14 +47,14 @@ class Server:
         on_event: OnEvent | None = None,
         **options: Unpack[ServerOptions],
     ) -> None:
-        check_url(url)
         self._url = url
         self._grace_ms = duration_ms("grace", grace)
         self._on_event = on_event
         self._options = options
-        # With a queue of its own, wrong options show now and not at the start.
-        server_settings({"check": None}, options)
+        _check(url, options)
         self._handlers: dict[str, Handler] = {}
+        self._coroutines: set[str] = set()
+        """Queues whose handlers are coroutine functions."""
         self._timeouts: dict[str, Duration | None] = {}
         self._runtime: Runtime[ServerInput] | None = None
         self._runs: dict[int, tuple[Task, asyncio.Task[None] | None]] = {}
@@ -82,10 +81,32 @@ class Server:
 
         def register(function: AnyHandler) -> AnyHandler:
             self._handlers[queue] = function
+            if is_coroutine_function(function):
+                self._coroutines.add(queue)
             self._timeouts[queue] = timeout
             return function
 
         return register
+
+    @property
+    def queues(self) -> tuple[str, ...]:
+        """The queues that have a handler, in the order of their registration."""
+        return tuple(self._handlers)
+
+    def configure(
+        self, url: str | None = None, *, grace: Duration | None = None, **options: Unpack[ServerOptions]
+    ) -> None:
+        """Replace what the constructor was given; the rest stays. Only before the start.
+
+        Raises InvalidOption, also where the server has started; nothing is changed then.
+        """
+        if self._runtime is not None:
+            raise InvalidOption("the server has started: configure it before that")
+        merged: ServerOptions = {**self._options, **options}
+        new_url = self._url if url is None else url
+        grace_ms = self._grace_ms if grace is None else duration_ms("grace", grace)
+        _check(new_url, merged)
+        self._url, self._grace_ms, self._options = new_url, grace_ms, merged
 
     async def run(self) -> None:
         """Consume until `close`. Raises ServerRefused where Redis refuses for a reason that waiting does not cure.
@@ -145,7 +166,7 @@ class Server:
         connector = Connector(self._url, settings.connect_timeout_ms)
         self._stopped = asyncio.get_running_loop().create_future()
         self._threads = ThreadPoolExecutor(settings.concurrency, thread_name_prefix="streamfleet-handler")
-        self._runtime = Runtime(ServerMachine(settings), connector, self._perform, self._on_event)
+        self._runtime = Runtime(ServerMachine(settings), connector, self._perform, self._fail, self._on_event)
         self._runtime.feed(StartServer())
 
     def _perform(self, effect: Effect) -> None:
@@ -170,7 +191,7 @@ class Server:
         task = Task(start)
         function = self._handlers[start.queue]
         loop = asyncio.get_running_loop()
-        if is_coroutine_function(function):
+        if start.queue in self._coroutines:
             self._runs[start.run] = (task, loop.create_task(self._run_coroutine(start.run, function, task)))
             return
         self._runs[start.run] = (task, None)
@@ -195,7 +216,7 @@ class Server:
     def _done(self, run: int, answer: HandlerDone) -> None:
         self._runs.pop(run, None)
         assert self._runtime is not None
-        self._runtime.feed(answer)
+        self._runtime.feed_together(answer)
 
     def _on_stopped(self) -> None:
         assert self._runtime is not None
@@ -206,9 +227,23 @@ class Server:
         if not self._stopped.done():
             self._stopped.set_result(None)
 
+    def _fail(self, error: Exception) -> None:
+        """A bug has stopped the machine: `run` and `close` raise it."""
+        if self._stopped is not None and not self._stopped.done():
+            self._stopped.set_exception(error)
+        if self._threads is not None:
+            self._threads.shutdown(wait=False, cancel_futures=True)
+        if self._body is not None:
+            self._body.cancel()
+
     def _raise_fault(self) -> None:
         if self._fault is not None:
             raise refusal(self._fault)
+
+
+def _check(url: str, options: ServerOptions) -> None:
+    """Raise InvalidOption here and not at the start; the queue is only there because a server needs one."""
+    Connector(url, server_settings({"check": None}, options).connect_timeout_ms)
 
 
 def is_coroutine_function(function: Handler) -> bool:

@@ -41,6 +41,7 @@ class Admission:
         self.queues = queues
         self.tracker = tracker
         self.closed = False
+        self.ended = False
         self.calls: deque[Waiting] = deque()
         self.flushes: deque[tuple[int, int]] = deque()
         """(call, ordinal of the last task it waits for)."""
@@ -55,22 +56,18 @@ class Admission:
         if rejection is not None:
             self.shared.effects.append(rejection)
             return
-        self.calls.append(Waiting(request))
-        self.admit(now)
+        accepted = 0 if self.calls else self._accept(now, request, 0)
+        if accepted < len(request.data) or self.calls:
+            self.calls.append(Waiting(request, accepted))
 
     def admit(self, now: int) -> None:
         """Accept what there is room for."""
         while self.calls:
             call = self.calls[0]
-            request = call.request
-            queue = self.queues[request.queue]
-            while call.accepted < len(request.data) and self._has_room(len(request.data[call.accepted])):
-                self._accept(now, queue, request, call.accepted)
-                call.accepted += 1
-            if call.accepted < len(request.data):
+            call.accepted = self._accept(now, call.request, call.accepted)
+            if call.accepted < len(call.request.data):
                 return
             self.calls.popleft()
-            self.shared.effects.append(Accepted(request.call, call.accepted))
 
     def withdraw(self, call: int) -> None:
         """The caller waits no longer; it is told how many of its tasks were accepted."""
@@ -84,7 +81,16 @@ class Admission:
     def flush(self, call: int) -> None:
         """Answer `call` when all that is accepted by now is confirmed."""
         self.flushes.append((call, self.ordinal))
+        if self.ended:
+            self.end()
         self.answer_flushes()
+
+    def end(self) -> None:
+        """Nothing is confirmed any more."""
+        self.ended = True
+        while self.flushes:
+            call, _ = self.flushes.popleft()
+            self.shared.effects.append(Rejected(call, Rejection.CLOSED, "the client is closed", 0))
 
     def answer_flushes(self) -> None:
         """Answer the flushes that have come true."""
@@ -134,16 +140,23 @@ class Admission:
         return None
 
     def _has_room(self, size: int, count: int = 1) -> bool:
-        return (
-            self.tasks + count <= self.settings.max_local_queue and self.bytes + size <= self.settings.max_local_bytes
-        )
+        settings = self.settings
+        return self.tasks + count <= settings.max_local_queue and self.bytes + size <= settings.max_local_bytes
 
-    def _accept(self, now: int, queue: QueueOutbox, request: Enqueue, at: int) -> None:
-        self.ordinal += 1
-        data = request.data[at]
-        task = Outgoing(self.ordinal, request.task_ids[at], data, request.options, request.tracked, now)
-        self.tasks += 1
-        self.bytes += len(data)
-        queue.waiting.append(task)
-        if request.tracked:
-            self.tracker.open(queue, task)
+    def _accept(self, now: int, request: Enqueue, done: int) -> int:
+        """Accept a call's tasks from the one at `done` on; how many of them are in."""
+        queue = self.queues[request.queue]
+        count = len(request.data)
+        while done < count and self._has_room(len(request.data[done])):
+            self.ordinal += 1
+            data = request.data[done]
+            task = Outgoing(self.ordinal, request.task_ids[done], data, request.options, request.tracked, now)
+            self.tasks += 1
+            self.bytes += len(data)
+            queue.waiting.append(task)
+            if request.tracked:
+                self.tracker.open(queue, task)
+            done += 1
+        if done == count:
+            self.shared.effects.append(Accepted(request.call, count))
+        return done

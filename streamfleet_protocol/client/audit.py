@@ -1,9 +1,9 @@
 """The audit of handles about whose task there may never be a word: is it still anywhere?
 
 Looked for in this order: its own entry; the whole stream, ascending (a retry's copy only moves ahead of the scan); the
-delayed set; the own receiver stream once more. No order of stream and delayed set is right if tasks are promoted in
-between, so the counter of promotions is read before and after, and if it moved the scan is made again. What is found
-nowhere settles as OutcomeUnknown.
+delayed set; the own receiver stream once more, with a check that nothing else was lost. No order of stream and delayed
+set is right if tasks are promoted in between, so the counter of promotions is read before and after, and if it moved
+the scan is made again. What is found nowhere settles as OutcomeUnknown.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ from ..replies import Ok, Outcome, RawReply, Refused
 from ..settings import ClientSettings
 from ..timing import NEVER
 from ..wire import member_task_id, task_id_of
+from .heartbeat import Heartbeat
+from .outbox import Outbox
 from .receiver import Receiver
 from .records import QueueOutbox
 from .tracker import Tracker
@@ -48,6 +50,8 @@ class Run:
     """The audit of some handles of one queue."""
 
     queue: str
+    sequence: int
+    """Number of the last batch when it began; what was sent again meanwhile has a higher one."""
     to_ask: list[tuple[str, bytes]]
     """(task id, entry id) of those whose own entry is asked for."""
     doubtful: dict[bytes, str] = field(default_factory=dict)
@@ -56,6 +60,7 @@ class Run:
     counter: RawReply = None
     tries: int = 0
     peek: int = 0
+    checks: int = 0
 
 
 class Audit:
@@ -68,16 +73,22 @@ class Audit:
         queues: dict[str, QueueOutbox],
         tracker: Tracker,
         receiver: Receiver,
+        outbox: Outbox,
+        heartbeat: Heartbeat,
     ) -> None:
         self.shared = shared
         self.settings = settings
         self.queues = queues
         self.tracker = tracker
         self.receiver = receiver
+        self.outbox = outbox
+        self.heartbeat = heartbeat
         self.regular_at = settings.audit_interval_ms
         """An operator's deletion is visible to nobody: handles older than the interval are audited regularly."""
         self.todo: deque[Run] = deque()
         self.run: Run | None = None
+        self.lost = False
+        """A connection was lost and none has come up since."""
 
     def due_at(self) -> int:
         """When there is something to ask."""
@@ -87,21 +98,33 @@ class Audit:
             return 0
         return min(self.tracker.audit_at, self.regular_at) if self.tracker.handles else NEVER
 
-    def connection_lost(self, now: int) -> None:
+    def connection_lost(self) -> None:
         """Words may be lost with the connection; and a run that was under way saw too little."""
         self.run = None
         self.todo.clear()
-        if self.tracker.handles:
-            self.tracker.audit_at = min(self.tracker.audit_at, now + self.settings.reconnect_audit_ms)
+        self.lost = True
+
+    def reconnected(self, now: int) -> None:
+        """After an outage words are given time to arrive."""
+        if self.lost and self.tracker.handles:
+            soon = now + self.settings.reconnect_audit_ms
+            self.tracker.audit_at = min(self.tracker.audit_at, soon) if self.tracker.audit_at > now else soon
+        self.lost = False
 
     def on_time(self, _now: int) -> None:
-        """End a run whose last look at the receiver stream is over."""
+        """End a run whose last look at the receiver stream is over.
+
+        A flush or a rollback during the search would be found by the next check of the sequence, and what it took is
+        sent again; until then a task that is found nowhere may be one of these.
+        """
         run = self.run
-        if run is not None and run.phase is Phase.WORDS and run.peek <= self.receiver.peeks_done:
+        if run is None or run.phase is not Phase.WORDS:
+            return
+        if run.peek <= self.receiver.peeks_done and run.checks < self.outbox.checks:
             self.run = None
             for task_id in run.doubtful.values():
                 handle = self.tracker.handles.get(task_id)
-                if handle is not None and handle.number:
+                if handle is not None and 0 < handle.number <= run.sequence:
                     self.tracker.settle(task_id, End.UNKNOWN, _NOWHERE)
 
     def compose(self, now: int, write: Write) -> None:
@@ -126,7 +149,7 @@ class Audit:
         self.run = self.todo.popleft() if self.todo else None
 
     def _plan(self, queue: str, oldest: int) -> None:
-        run = Run(queue, [])
+        run = Run(queue, self.queues[queue].sequence, [])
         for task_id, handle in self.tracker.handles.items():
             if handle.queue == queue and handle.number and handle.confirmed_at <= oldest:
                 if handle.entry_id:
@@ -179,7 +202,7 @@ class Audit:
         for task_id in _task_ids(entries):
             run.doubtful.pop(task_id, None)
         last = entries[-1] if entries else None
-        if len(entries) == _PAGE and isinstance(last, list | tuple) and isinstance(last[0], bytes):
+        if len(entries) == _PAGE and isinstance(last, list | tuple) and last and isinstance(last[0], bytes):
             run.cursor = last[0]
             self._go_on(run, Phase.STREAM)
         else:
@@ -193,13 +216,14 @@ class Audit:
         if run is None:
             return
         reply = values[0]
-        assert isinstance(reply, list | tuple)
-        cursor, members = reply
-        assert isinstance(members, list | tuple)
+        cursor, members = reply if isinstance(reply, list | tuple) and len(reply) == 2 else (None, None)
+        if not isinstance(cursor, bytes) or not isinstance(members, list | tuple):
+            self._later(now)
+            return
         for member in members[::2]:
             if isinstance(member, bytes):
                 run.doubtful.pop(member_task_id(member), None)
-        run.cursor = cursor if isinstance(cursor, bytes) else b"0"
+        run.cursor = cursor
         self._go_on(run, Phase.COUNTER_AGAIN if run.cursor == b"0" else Phase.DELAYED)
 
     def on_counter_again(self, now: int, outcome: Outcome, _context: None) -> None:
@@ -210,7 +234,9 @@ class Audit:
             return
         if values[0] == run.counter:
             run.peek = self.receiver.peek()
+            run.checks = self.outbox.checks
             run.phase = Phase.WORDS
+            self.heartbeat.beat_soon(now)
             return
         run.tries += 1
         if run.tries == _TRIES:
@@ -226,6 +252,7 @@ class Audit:
 
     def _values(self, now: int, outcome: Outcome) -> Sequence[RawReply]:
         if isinstance(outcome, Ok):
+            self.shared.works("audit")
             return outcome.values
         if isinstance(outcome, Refused):
             self.shared.refused("audit", outcome.error)

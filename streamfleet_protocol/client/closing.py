@@ -6,7 +6,7 @@ from enum import Enum
 
 from .. import commands
 from ..effects import ClientClosed, End, Lane, Rejection
-from ..link import Link, Section, Write
+from ..link import Link, LinkState, Section, Write
 from ..machine import Shared
 from ..replies import Outcome
 from ..settings import ClientSettings
@@ -74,7 +74,7 @@ class Closing:
             resolved = not any(queue.in_flight for queue in queues)
             if resolved or not link.token or now >= self.due_at:
                 self._begin_tidying(now)
-        if self.stage is Stage.TIDYING and (now >= self.due_at or not self.outbox.armed):
+        if self.stage is Stage.TIDYING and (now >= self.due_at or link.state is not LinkState.UP):
             self._end()
 
     def _begin_tidying(self, now: int) -> None:
@@ -90,7 +90,7 @@ class Closing:
         tidying = [commands.delete(queue.connection_key) for queue in queues]
         tidying += [commands.hash_delete(queue.keys.producers, (client, client + b":t")) for queue in queues]
         if receiver.wanted:
-            write.middle.append(receiver.whole_read(receiver.peeks_begun + 1))
+            write.middle.append(receiver.last_read())
             tidying.append(commands.delete(receiver.key))
         if not receiver.unsure:
             # A creation that is still under way would make a stream that nobody lists.
@@ -119,4 +119,5 @@ class Closing:
             link.close(self.shared.effects)
         self.stage = Stage.CLOSED
         self.due_at = NEVER
+        self.admission.end()
         self.shared.effects.append(ClientClosed(self.outbox.confirmed, tuple(unsent), tuple(unknown)))

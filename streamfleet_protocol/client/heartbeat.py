@@ -41,13 +41,15 @@ class Heartbeat:
         self.backoff = Backoff(settings.backoff_least_ms, settings.backoff_most_ms)
 
     def due_at(self) -> int:
-        """When the next beat can go."""
-        return self.next_at
+        """When the next beat is to go; at once where the receiver stream is to be made."""
+        return min(self.next_at, self.receiver.make_at())
+
+    def beat_soon(self, now: int) -> None:
+        """Make the next beat before its time."""
+        self.next_at = min(self.next_at, max(now, self.backoff.until))
 
     def compose(self, now: int, write: Write) -> None:
-        """Add a beat where it is due."""
-        if now < self.next_at:
-            return
+        """Add a beat. The client is listed before its stream is made, else a crash leaves a stream nobody finds."""
         self.next_at = now + self.settings.heartbeat_ms
         client = self.settings.client_id.encode()
         redis_ms = self.shared.clock.read(now)
@@ -77,23 +79,29 @@ class Heartbeat:
             if error is not None:
                 self._refused(now, error)
                 return
-            self.backoff.succeeded()
+            self.shared.works("heartbeat")
+            self.shared.outlive_fault()
             for at, queue in enumerate(self.queues.values()):
                 sequence, _, guarded = outcome.values[3 * at : 3 * at + 3]
                 self.outbox.resolve(now, queue, sequence)
                 if guarded != 1:
                     self.outbox.disarm()
+            self.outbox.checks += 1
             self.outbox.forget_old(now)
 
     def on_signs(self, now: int, outcome: Outcome, _context: None) -> None:
         """The sign of life is there, and Redis's time is known anew."""
         if isinstance(outcome, Refused):
-            self._refused(now, outcome.error)
+            self._refused(now, outcome.error, "sign of life")
         elif isinstance(outcome, Ok):
+            self.shared.works("sign of life")
+            if self.backoff.until <= now:
+                # The beat before it in the same write was not refused either.
+                self.backoff.succeeded()
             redis_ms = milliseconds(outcome.values[-1])
             if redis_ms is not None:
                 self.shared.clock.learn(redis_ms, now)
 
-    def _refused(self, now: int, error: ErrorReply) -> None:
-        self.shared.refused("heartbeat", error)
+    def _refused(self, now: int, error: ErrorReply, operation: str = "heartbeat") -> None:
+        self.shared.refused(operation, error)
         self.next_at = min(self.next_at, self.backoff.failed(now, self.shared.entropy))

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from ..commands import MULTI
 from ..effects import Lane, Rejection
 from ..garbage import Garbage
 from ..inputs import ClientInput, CloseClient, Enqueue, Flush, Withdraw
 from ..keys import queue_keys
-from ..link import Write
+from ..link import Section, Write
 from ..machine import Machine
+from ..replies import Aborted, Outcome, Refused
 from ..settings import ClientSettings
 from ..timing import NEVER, Backoff
 from .admission import Admission
@@ -18,6 +20,9 @@ from .outbox import Outbox
 from .receiver import Receiver
 from .records import QueueOutbox
 from .tracker import Tracker
+
+_BEATING = (Stage.OPEN, Stage.FLUSHING)
+"""A long flush must not look like death."""
 
 
 class ClientMachine(Machine[ClientInput]):
@@ -39,7 +44,7 @@ class ClientMachine(Machine[ClientInput]):
         self.admission = Admission(self.shared, settings, self.queues, self.tracker)
         self.outbox = Outbox(self.shared, settings, self.queues, self.admission, self.tracker, self.receiver)
         self.heartbeat = Heartbeat(self.shared, settings, self.queues, self.outbox, self.receiver)
-        self.audit = Audit(self.shared, settings, self.queues, self.tracker, self.receiver)
+        self.audit = Audit(self.shared, settings, self.queues, self.tracker, self.receiver, self.outbox, self.heartbeat)
         self.closing = Closing(self.shared, settings, self.links, self.outbox, self.admission, self.tracker)
         self.garbage = Garbage(
             self.shared,
@@ -51,6 +56,15 @@ class ClientMachine(Machine[ClientInput]):
         )
 
     # Inputs.
+
+    def _take_lightly(self, now: int, event: ClientInput) -> bool:
+        # While a batch is in flight, a task can only be put with the others that wait for the next one.
+        if type(event) is not Enqueue or not self.command.token or self.admission.calls:
+            return False
+        self.admission.enqueue(now, event)
+        if event.options.expires_in_ms or event.options.expires_ts or self.admission.calls:
+            self.due = min(self.due, max(now, self._due_at()))
+        return True
 
     def _on_input(self, now: int, event: ClientInput) -> None:
         if isinstance(event, Enqueue | Flush) and self.closing.stage is Stage.OPEN:
@@ -67,15 +81,25 @@ class ClientMachine(Machine[ClientInput]):
     def _on_up(self, now: int, lane: Lane) -> None:
         if lane is Lane.COMMAND:
             self.outbox.disarm()
+        self.audit.reconnected(now)
 
     def _on_lost(self, now: int, lane: Lane) -> None:
         if lane is Lane.READ:
-            self.receiver.read_lane_lost()
+            self.receiver.reset_cursor()
         else:
             self.outbox.disarm()
             self.receiver.command_lane_lost()
             self.garbage.forget()
-        self.audit.connection_lost(now)
+        self.audit.connection_lost()
+
+    def _answer(self, now: int, section: Section, outcome: Outcome) -> None:
+        super()._answer(now, section, outcome)
+        if isinstance(outcome, Aborted | Refused) and section.commands[0] == MULTI:
+            # An EXEC that applies nothing ends the watch all the same, and what the watch has seen is gone with it.
+            self.outbox.disarm()
+        if isinstance(outcome, Refused) and section.handler[0] in ("outbox", "heartbeat"):
+            # While my own signs of life are refused, so are those of others.
+            self.garbage.forget()
 
     def _on_time(self, now: int) -> None:
         if self.closing.stage is Stage.CLOSED:
@@ -85,34 +109,37 @@ class ClientMachine(Machine[ClientInput]):
         if self.admission.calls:
             self.outbox.drop_over(now)
         self._answer_calls(now)
-        if self.closing.stage is not Stage.OPEN:
-            self.closing.go_on(now)
 
     def _answer_calls(self, now: int) -> None:
         if self.shared.fault is not None and self.admission.calls:
             self.admission.reject_waiting(Rejection.FAULT, self.shared.fault.text)
         self.admission.admit(now)
         self.admission.answer_flushes()
+        if self.closing.stage is not Stage.OPEN:
+            self.closing.go_on(now)
 
     # Time.
 
     def _due_at(self) -> int:
         if self.closing.stage is Stage.CLOSED:
             return NEVER
-        return min(self.tracker.due_at(), self.closing.due_at, self._read_due_at())
+        due = min(self.tracker.due_at(), self.closing.due_at, self._read_due_at())
+        return min(due, self.outbox.room_at()) if self.admission.calls else due
 
     def _read_due_at(self) -> int:
-        readable = self.receiver.stands and self.links[Lane.READ].ready and self.closing.stage is Stage.OPEN
+        readable = self.receiver.stands and self.links[Lane.READ].ready
         return self.receiver.read_backoff.until if readable else NEVER
 
     def _compose_due_at(self) -> int:
         if self.closing.stage is Stage.TIDYING:
             return 0
         if not self.outbox.armed:
-            return self.outbox.due_at()
+            return min(self.receiver.due_at(), self.outbox.due_at())
         parts = (self.receiver, self.audit, self.outbox)
         due = min(part.due_at() for part in parts)
-        return min(due, self.heartbeat.due_at(), self.garbage.due_at()) if self.closing.stage is Stage.OPEN else due
+        if self.closing.stage in _BEATING:
+            due = min(due, self.heartbeat.due_at())
+        return min(due, self.garbage.due_at()) if self.closing.stage is Stage.OPEN else due
 
     # Batches.
 
@@ -127,24 +154,24 @@ class ClientMachine(Machine[ClientInput]):
         if self.closing.stage is Stage.TIDYING:
             self.closing.compose(write)
             return
+        self.receiver.compose(now, write)
         if not self.outbox.armed:
             self.outbox.compose(now, write)
             return
-        self.receiver.compose(now, write)
         self.audit.compose(now, write)
         if write.first:
             write.middle.append(self.outbox.watch_again())
             return
         if self.closing.stage is Stage.OPEN:
             self.garbage.compose(now, write)
-            if now >= self.heartbeat.due_at():
-                self.heartbeat.compose(now, write)
-                return
+        if self.closing.stage in _BEATING and now >= self.heartbeat.due_at():
+            self.heartbeat.compose(now, write)
+            return
         self.outbox.compose(now, write)
 
     def _pump_reads(self, now: int) -> None:
         link = self.links[Lane.READ]
-        if self.closing.stage is not Stage.OPEN or not self.receiver.stands:
+        if self.closing.stage in (Stage.TIDYING, Stage.CLOSED) or not self.receiver.stands:
             return
         link.open(now, self.shared.effects)
         if link.ready:

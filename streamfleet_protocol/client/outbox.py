@@ -60,6 +60,8 @@ class Outbox:
         """Tasks confirmed, over the whole life."""
         self.retained_bytes = 0
         self.cut = False
+        self.checks = 0
+        """How often Redis has shown what it still has: by a sequence, or by a transaction that the watch let pass."""
 
     # What is due.
 
@@ -77,10 +79,10 @@ class Outbox:
         """Add the arming, or the next batch."""
         if now < self.due_at():
             return
-        if not self.armed:
-            write.middle.append(Section(("outbox", "on_armed"), self._arming()))
-        elif not self.paused:
+        if self.armed:
             self._add_batch(now, write)
+        else:
+            write.middle.append(Section(("outbox", "on_armed"), self._arming()))
 
     def watch_again(self) -> Section:
         """The WATCH that guards the next batch; it must follow every EXEC on this lane."""
@@ -105,6 +107,8 @@ class Outbox:
             )
         ]
         return (
+            # After an aborted transaction the keys are watched again, and the SET would touch a key of our own WATCH.
+            commands.UNWATCH,
             *(commands.set_for_a_day(key, epoch) for key in self._connection_keys()),
             commands.watch(*self._connection_keys()),
             commands.TIME,
@@ -119,15 +123,17 @@ class Outbox:
             assert isinstance(outcome, Refused)
             self._refused(now, "arming", outcome.error)
             return
-        redis_ms = milliseconds(outcome.values[len(self.queues) + 1])
-        if redis_ms is not None:
-            self.shared.clock.learn(redis_ms, now)
+        redis_ms = milliseconds(outcome.values[len(self.queues) + 2])
+        if redis_ms is None:
+            self._refused(now, "arming", ErrorReply("ERR TIME answered something else than a time"))
+            return
+        self.shared.clock.learn(redis_ms, now)
         self.armed = True
-        self.backoff.succeeded()
-        self.shared.works()
-        sequences = outcome.values[len(self.queues) + 2 :: 3]
+        self.shared.works("arming")
+        sequences = outcome.values[len(self.queues) + 3 :: 3]
         for queue, sequence in zip(self.queues.values(), sequences, strict=True):
             self.resolve(now, queue, sequence)
+        self.checks += 1
 
     def on_watched(self, now: int, outcome: Outcome, _context: None) -> None:
         """The next batch is guarded, or is not."""
@@ -161,12 +167,13 @@ class Outbox:
 
     def _take(self, now: int, queue: QueueOutbox, room: int, size: int) -> tuple[Outgoing, ...]:
         """The next tasks of a queue, encoded. Those that need not be sent any more fall out."""
-        redis_ms = self.shared.clock.read(now)
+        clock = self.shared.clock
+        redis_ms = clock.read(now)
         client_id = self.settings.client_id
         tasks: list[Outgoing] = []
         while queue.waiting and len(tasks) < room:
             task = queue.waiting[0]
-            if task.settled or task.expired(now, redis_ms):
+            if task.settled or task.over_at(clock) <= now:
                 self._drop_first(queue)
                 continue
             if len(task.data) > size and (tasks or room < self.settings.batch_commands):
@@ -182,10 +189,13 @@ class Outbox:
 
     def drop_over(self, now: int) -> None:
         """Make room, whether or not there is a connection: take out what is over at the front of the queues."""
-        redis_ms = None if self.shared.clock.offset_ms is None else self.shared.clock.read(now)
         for queue in self.queues.values():
-            while queue.waiting and (queue.waiting[0].settled or queue.waiting[0].expired(now, redis_ms)):
+            while queue.waiting and queue.first_over_at(self.shared.clock) <= now:
                 self._drop_first(queue)
+
+    def room_at(self) -> int:
+        """When `drop_over` next makes room."""
+        return min(queue.first_over_at(self.shared.clock) for queue in self.queues.values())
 
     def _drop_first(self, queue: QueueOutbox) -> None:
         task = queue.waiting.popleft()
@@ -207,6 +217,7 @@ class Outbox:
     def on_batch(self, now: int, outcome: Outcome, shape: tuple[tuple[str, int], ...]) -> None:
         """The batch is applied, or not, or it is not known; then the arming of the next connection tells."""
         if isinstance(outcome, Ok):
+            self.checks += 1
             at = 0
             for name, count in shape:
                 self._applied(now, self.queues[name], outcome.values[at : at + count])
@@ -215,6 +226,7 @@ class Outbox:
             if error is not None:
                 self._refused(now, "enqueue", error)
             else:
+                self.shared.works("enqueue")
                 self.backoff.succeeded()
                 self.forget_old(now)
         elif isinstance(outcome, Refused):
@@ -265,7 +277,7 @@ class Outbox:
 
     def resolve(self, now: int, queue: QueueOutbox, reply: RawReply) -> None:
         """Compare with the sequence that Redis holds: what is above it is missing, and goes out again."""
-        sequence = int(reply) if isinstance(reply, bytes) and reply.isdigit() else -1
+        sequence = int(reply) if isinstance(reply, bytes) and reply.isdigit() and len(reply) < 20 else -1
         if sequence > queue.sequence:
             sequence = -1
         batch, queue.in_flight = queue.in_flight, None

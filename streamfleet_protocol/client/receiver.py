@@ -45,12 +45,16 @@ class Receiver:
         self.check = False
         """Make sure that it stands, at once."""
         self.cursor = b"0"
+        self.resets = 0
+        """How often the cursor went back to 0; a read that was begun before must not move it on."""
         self.unwanted: list[bytes] = []
         """Ids that were read and are to be deleted."""
         self.peeks_wanted = 0
         self.peeks_begun = 0
         self.peeks_done = 0
-        self.backoff = Backoff(settings.backoff_least_ms, settings.backoff_most_ms)
+        self.make_backoff = Backoff(settings.backoff_least_ms, settings.backoff_most_ms)
+        self.peek_backoff = Backoff(settings.backoff_least_ms, settings.backoff_most_ms)
+        self.delete_backoff = Backoff(settings.backoff_least_ms, settings.backoff_most_ms)
         self.read_backoff = Backoff(settings.backoff_least_ms, settings.backoff_most_ms)
 
     def want(self) -> None:
@@ -66,42 +70,47 @@ class Receiver:
     def command_lane_lost(self) -> None:
         """Read again what could not be deleted, and see at once whether the stream still stands."""
         self.unwanted.clear()
-        self.cursor = b"0"
+        self.reset_cursor()
         self.check = self.wanted
 
-    def read_lane_lost(self) -> None:
-        """Begin anew with the next connection."""
+    def reset_cursor(self) -> None:
+        """Read from the head of the stream: a new connection, or a new stream."""
         self.cursor = b"0"
+        self.resets += 1
 
     # On the command lane.
 
     def due_at(self) -> int:
-        """When there is something to make, to delete or to peek at."""
-        due = self.backoff.until if self.check or self.peeks_wanted > self.peeks_done else NEVER
-        return 0 if self.unwanted else due
+        """When there is something to delete or to peek at."""
+        due = self.peek_backoff.until if self.peeks_wanted > self.peeks_done else NEVER
+        return min(due, self.delete_backoff.until) if self.unwanted else due
+
+    def make_at(self) -> int:
+        """When the stream is to be made, before the regular heartbeat that makes sure of it."""
+        return self.make_backoff.until if self.check else NEVER
 
     def compose(self, now: int, write: Write) -> None:
-        """Add the making of the stream, a peek, and the deletion of what was read."""
-        if self.unwanted:
+        """Add the deletion of what was read, and a peek."""
+        if self.unwanted and now >= self.delete_backoff.until:
             ids, self.unwanted = self.unwanted[:_DELETE_AT_ONCE], self.unwanted[_DELETE_AT_ONCE:]
             section = Section(("receiver", "on_deleted"), (commands.delete_entries(self.key, ids),), tuple(ids))
             write.middle.append(section)
-        if now < self.backoff.until:
-            return
-        if self.check:
-            write.middle.append(self.creation())
-        if self.peeks_wanted > self.peeks_done:
+        if self.peeks_wanted > self.peeks_done and now >= self.peek_backoff.until:
             self.peeks_begun += 1
-            write.middle.append(self.whole_read(self.peeks_begun))
+            write.middle.append(self.whole_read(self.peeks_begun, _COUNT))
 
     def creation(self) -> Section:
         """The command that makes the stream where it is missing."""
         self.check = False
         return Section(("receiver", "on_made"), (commands.create_receiver(self.key),))
 
-    def whole_read(self, number: int) -> Section:
+    def last_read(self) -> Section:
+        """The last look at the stream, before it is deleted: a word for each open handle may be in it."""
+        return self.whole_read(self.peeks_begun + 1, _COUNT + len(self.tracker.handles))
+
+    def whole_read(self, number: int, count: int) -> Section:
         """A read of what is in the stream, on the command lane."""
-        command = commands.read_receiver(self.key, b"0", _COUNT, None)
+        command = commands.read_receiver(self.key, b"0", count, None)
         return Section(("receiver", "on_peeked"), (command,), number)
 
     def on_made(self, now: int, outcome: Outcome, _context: None) -> None:
@@ -113,27 +122,34 @@ class Receiver:
         if isinstance(outcome, Refused) and not existed:
             self.shared.refused("making the receiver stream", outcome.error)
             self.check = True
-            self.backoff.failed(now, self.shared.entropy)
+            self.make_backoff.failed(now, self.shared.entropy)
             return
-        self.backoff.succeeded()
+        self.shared.works("making the receiver stream")
+        self.make_backoff.succeeded()
         if self.made_before and (not existed or self.unsure):
             if not existed:
                 self.shared.note(DataLossSeen(self.tracker.queue_names, "the stream of notifications", 0))
             self.tracker.audit_soon(now)
         if not existed:
-            self.cursor = b"0"
+            self.reset_cursor()
         self.stands = self.made_before = True
         self.unsure = False
 
-    def on_deleted(self, _now: int, outcome: Outcome, ids: tuple[bytes, ...]) -> None:
+    def on_deleted(self, now: int, outcome: Outcome, ids: tuple[bytes, ...]) -> None:
         """What could not be deleted is deleted another time; after a lost connection it is read again instead."""
         if isinstance(outcome, Refused):
-            self.cursor = b"0"
+            self.unwanted[:0] = ids
+            self.shared.refused("deleting notifications", outcome.error)
+            self.delete_backoff.failed(now, self.shared.entropy)
+        elif isinstance(outcome, Ok):
+            self.shared.works("deleting notifications")
+            self.delete_backoff.succeeded()
 
     def on_peeked(self, now: int, outcome: Outcome, number: int) -> None:
         """A whole read is over, unless there is more."""
         if isinstance(outcome, Ok):
-            self.backoff.succeeded()
+            self.shared.works("reading notifications")
+            self.peek_backoff.succeeded()
             if self._take_words(now, outcome.values[0]) < _COUNT:
                 self.peeks_done = max(self.peeks_done, number)
             else:
@@ -141,7 +157,7 @@ class Receiver:
         else:
             if isinstance(outcome, Refused):
                 self.shared.refused("reading notifications", outcome.error)
-            self.backoff.failed(now, self.shared.entropy)
+            self.peek_backoff.failed(now, self.shared.entropy)
 
     # On the read lane.
 
@@ -150,15 +166,16 @@ class Receiver:
         if not self.stands or now < self.read_backoff.until:
             return None
         command = commands.read_receiver(self.key, self.cursor, _COUNT, self.settings.block_ms)
-        return Section(("receiver", "on_read"), (command,))
+        return Section(("receiver", "on_read"), (command,), self.resets)
 
-    def on_read(self, now: int, outcome: Outcome, _context: None) -> None:
+    def on_read(self, now: int, outcome: Outcome, resets: int) -> None:
         """Words have come, or none."""
         if isinstance(outcome, Ok):
+            self.shared.works("reading notifications")
             self.read_backoff.succeeded()
-            self._take_words(now, outcome.values[0], moves_cursor=True)
+            self._take_words(now, outcome.values[0], moves_cursor=resets == self.resets)
         elif isinstance(outcome, Refused):
-            self.cursor = b"0"
+            self.reset_cursor()
             self.shared.refused("reading notifications", outcome.error, Lane.READ)
             self.read_backoff.failed(now, self.shared.entropy)
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from ..inputs import TaskOptions
 from ..keys import QueueKeys
-from ..timing import NEVER
+from ..timing import NEVER, RedisClock
 from ..wire import Fields, TaskEntry, encode_task
 
 TASK_OVERHEAD_BYTES = 400
@@ -65,13 +65,12 @@ class Outgoing:
             )
         return self.fields
 
-    def expired(self, now: int, redis_ms: int | None) -> bool:
-        """Whether its time is over; on the own clock where it counts from the acceptance and was never sent."""
-        if self.fields is not None:
-            return bool(self.expires_ts) and redis_ms is not None and redis_ms >= self.expires_ts
-        if self.options.expires_in_ms:
-            return now >= self.accepted_at + self.options.expires_in_ms
-        return bool(self.options.expires_ts) and redis_ms is not None and redis_ms >= self.options.expires_ts
+    def over_at(self, clock: RedisClock) -> int:
+        """The own time at which its time is over; not by Redis's clock where it counts from the acceptance, unsent."""
+        if self.fields is None and self.options.expires_in_ms:
+            return self.accepted_at + self.options.expires_in_ms
+        expires_ts = self.options.expires_ts if self.fields is None else self.expires_ts
+        return clock.own(expires_ts) if expires_ts else NEVER
 
 
 @dataclass(slots=True)
@@ -106,6 +105,12 @@ class QueueOutbox:
     def put_back(self, tasks: Iterable[Outgoing]) -> None:
         """Tasks that are missing in Redis go to the front of the queue."""
         self.waiting = deque(sorted([*tasks, *self.waiting], key=lambda task: task.ordinal))
+
+    def first_over_at(self, clock: RedisClock) -> int:
+        """The own time from which the first waiting task need not be sent any more."""
+        if not self.waiting:
+            return NEVER
+        return 0 if self.waiting[0].settled else self.waiting[0].over_at(clock)
 
     def oldest_unconfirmed(self) -> int:
         """The lowest ordinal that is not confirmed; NEVER where all are."""

@@ -76,7 +76,11 @@ class Tracker:
         if options.expires_in_ms:
             heapq.heappush(self.deadlines, (task.accepted_at + options.expires_in_ms, task.task_id))
         elif options.expires_ts:
-            self.undated.append(task.task_id)
+            due = self.shared.clock.own(options.expires_ts)
+            if due == NEVER:
+                self.undated.append(task.task_id)
+            else:
+                heapq.heappush(self.deadlines, (max(0, due), task.task_id))
 
     def confirmed(self, now: int, task: Outgoing, number: int, entry_id: bytes) -> None:
         """The task is in Redis, in the batch with this number."""
@@ -113,8 +117,9 @@ class Tracker:
             self.shared.effects.append(Settled(task_id, end, text, result, confirmed))
 
     def expired_unsent(self, task: Outgoing) -> None:
-        """The task's time was over when its turn came; certain only where it was never sent."""
-        self.settle(task.task_id, End.EXPIRED, confirmed=not task.written)
+        """The task's time was over when its turn came. If it was sent before, a word may be there: look once more."""
+        if not task.written:
+            self.settle(task.task_id, End.EXPIRED)
 
     def audit_soon(self, now: int) -> None:
         """Words or tasks may be lost: audit, after a grace for words that are under way."""

@@ -69,8 +69,8 @@ class Closing:
         self.consumer = settings.consumer.encode()
         self.stage = Stage.NEW
         self.due_at = NEVER
-        self.last_look_from = NEVER
-        """A look of each queue must begin at this time or later."""
+        self.last_looks: tuple[int, ...] = ()
+        """Number of each queue's last look before nothing could be read any more; another must be complete."""
         self.to_leave: list[int] = []
         """Queues whose own consumer may be deleted, if nothing is pending under it."""
         self.to_delete: list[int] = []
@@ -84,6 +84,9 @@ class Closing:
     def begin(self, now: int, grace_ms: int) -> None:
         """Take nothing new; what is held and not started is handed back at once."""
         if self.stage is Stage.NEW:
+            self._stop()
+        elif self.stage is Stage.OPEN and not self.intake.sent and not any(look.number for look in self.leases.looks):
+            # Redis has never heard this consumer's name: there is nothing to hand back, and nothing to wait for.
             self._stop()
         elif self.stage is Stage.OPEN:
             self.stage = Stage.DRAINING
@@ -111,13 +114,17 @@ class Closing:
     def _return(self, now: int) -> None:
         if not self.intake.stopped:
             return
-        if self.last_look_from == NEVER:
-            self.last_look_from = now
+        looks = self.leases.looks
+        if not self.last_looks:
+            self.last_looks = tuple(look.number for look in looks)
             for queue in self.queues:
                 self.leases.look_now(now, queue.index)
-        looks = self.leases.looks
-        looked = all(look.looked and look.looked_at >= self.last_look_from for look in looks)
-        unsettled = self.tasks.by_id or self.conclusions.repairs or self.leases.missing.ghosts
+        looked = all(
+            look.looked and not look.under_way and look.completed > number and not look.unadopted
+            for look, number in zip(looks, self.last_looks, strict=True)
+        )
+        missing = self.leases.missing
+        unsettled = self.tasks.by_id or self.conclusions.repairing or missing.ghosts or missing.removing
         if looked and not unsettled:
             if self.intake.last_answered:
                 self.stage = Stage.LEAVING

@@ -18,13 +18,13 @@ from ..keys import receiver_key
 from ..link import Section, Write, transaction_section
 from ..machine import Shared
 from ..notes import OperationRefused, TaskDeadLettered, TaskHandedBack, TaskHasExpired, TaskReleased, TaskRetried
-from ..replies import Aborted, ErrorReply, Ok, Outcome, RawReply, Refused
+from ..replies import ErrorReply, Ok, Outcome, RawReply, Refused
 from ..settings import ServerSettings
 from ..timing import NEVER, Backoff
 from ..wire import Fields, Notification, NotificationType, dead_letter, encode_notification, pack_member, with_retries
 from .intake import bodies
 from .leases import pending_rows
-from .lifecycle import Happening, TaskState
+from .lifecycle import Happening
 from .promotion import Promotion
 from .setup import Setup
 from .tasks import Conclusion, EndKind, HeldTask, ServedQueue, Tasks
@@ -83,6 +83,8 @@ class Conclusions:
         self.endings = {(queue.index, need): Endings(Backoff(least, most)) for queue in self.queues for need in Need}
         self.repairs: deque[tuple[str, Command]] = deque()
         """Plain commands that must be carried out: successors to be taken out, bodies to be put in again."""
+        self.repairing = 0
+        """How many of them are not done yet, those in flight included."""
         self.repair_backoff = Backoff(least, most)
         self.handed_back = 0
 
@@ -109,19 +111,18 @@ class Conclusions:
             return
         for (index, need), endings in self.endings.items():
             if endings.tasks and now >= endings.backoff.until and self.setup.is_fenced(index):
-                tasks = self._next(endings)
-                if tasks:
-                    write.question.append(self._question(self.queues[index], need, tasks))
-                    return
+                # To the end of the row, so that a constant flow of one kind keeps no other waiting.
+                self.endings[index, need] = self.endings.pop((index, need))
+                write.question.append(self._question(self.queues[index], need, self._next(endings)))
+                return
 
     def _next(self, endings: Endings) -> list[HeldTask]:
         tasks: list[HeldTask] = []
         size = 0
         while endings.tasks and len(tasks) < self.settings.batch and size < self.settings.batch_bytes:
             task = endings.tasks.popleft()
-            if task.state is TaskState.CONCLUDING:
-                tasks.append(task)
-                size += sum(map(len, task.fields))
+            tasks.append(task)
+            size += sum(map(len, task.fields))
         return tasks
 
     def _question(self, queue: ServedQueue, need: Need, tasks: list[HeldTask]) -> Section:
@@ -147,9 +148,7 @@ class Conclusions:
             steps: list[Step] = []
             replacement: list[Command] = []
             for at, task in enumerate(tasks):
-                if task.state is TaskState.CONCLUDING and self._is_ours(
-                    task, outcome.values[1 + 2 * at], outcome.values[2 + 2 * at]
-                ):
+                if self._is_ours(task, outcome.values[1 + 2 * at], outcome.values[2 + 2 * at]):
                     step, replacing = self._replace(now, self.queues[index], task)
                     steps.append(step)
                     replacement.extend(replacing)
@@ -166,7 +165,7 @@ class Conclusions:
         stream = self.queues[task.queue].keys.stream
         if mine:
             reason = "the entry is gone: another has settled it, or it was deleted"
-            self.repairs.append(("removing a ghost", commands.acknowledge(stream, (task.entry_id,))))
+            self._repair("removing a ghost", commands.acknowledge(stream, (task.entry_id,)))
         elif rows:
             reason = f"{rows[0].owner.decode('utf-8', 'replace')} has taken it over"
         else:
@@ -254,9 +253,11 @@ class Conclusions:
             self.shared.note(OperationRefused(f"{conclusion.kind.value} of a task", successor.text))
             body = task.fields if conclusion.kind is EndKind.DEAD else step.body
             if deleted == 1:
-                self.repairs.append(("putting a task back", commands.append(keys.stream, body)))
-        elif deleted == 0 and step.key:
-            self.repairs.append(("taking a successor out", self._removal(step, successor)))
+                self._repair("putting a task back", commands.append(keys.stream, body))
+        elif deleted == 0 and step.member:
+            self._repair("taking a successor out", commands.sorted_remove(step.key, (step.member,)))
+        elif deleted == 0 and isinstance(successor, bytes):
+            self._repair("taking a successor out", commands.delete_entries(step.key, (successor,)))
         self.tasks.move(task, Happening.SETTLED)
         if deleted == 0:
             reason = "a success came in between"
@@ -264,11 +265,9 @@ class Conclusions:
         else:
             self._tell(index, task, conclusion)
 
-    def _removal(self, step: Step, successor: RawReply) -> Command:
-        if step.member:
-            return commands.sorted_remove(step.key, (step.member,))
-        assert isinstance(successor, bytes)
-        return commands.delete_entries(step.key, (successor,))
+    def _repair(self, what: str, command: Command) -> None:
+        self.repairs.append((what, command))
+        self.repairing += 1
 
     def _tell(self, index: int, task: HeldTask, conclusion: Conclusion) -> None:
         name = self.queues[index].name
@@ -287,17 +286,17 @@ class Conclusions:
         """Repeated until it is carried out."""
         if isinstance(outcome, Ok):
             self.repair_backoff.succeeded()
+            self.repairing -= 1
             return
         self.repairs.append(context)
-        if not isinstance(outcome, Aborted):
-            self.repair_backoff.failed(now, self.shared.entropy)
+        self.repair_backoff.failed(now, self.shared.entropy)
         if isinstance(outcome, Refused):
             self.shared.refused(context[0], outcome.error)
 
     def _again(self, now: int, index: int, need: Need, tasks: Sequence[HeldTask], error: ErrorReply | None) -> None:
         """To the front; the entries stay pending here meanwhile."""
         endings = self.endings[index, need]
-        endings.tasks.extendleft(task for task in reversed(tasks) if task.state is TaskState.CONCLUDING)
+        endings.tasks.extendleft(reversed(tasks))
         if error is None:
             return
         endings.backoff.failed(now, self.shared.entropy)

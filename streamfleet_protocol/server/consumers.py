@@ -14,7 +14,7 @@ from ..machine import Shared
 from ..notes import GarbageCollected
 from ..replies import Ok, Outcome, RawReply, Refused
 from ..settings import ServerSettings
-from ..timing import NEVER
+from ..timing import NEVER, milliseconds
 from .setup import Setup
 from .tasks import ServedQueue
 
@@ -77,23 +77,21 @@ class Consumers:
                 self.shared.refused("looking at consumers", outcome.error)
             return
         time, listing = outcome.values
+        redis_ms = milliseconds(time)
+        if redis_ms is None:
+            return
         before = self.shown[index]
         after: dict[bytes, Shown] = {}
         for name, pending, idle_ms in _consumers(listing):
             if name == self.own or pending:
                 continue
-            stamp = self._stamp(time, idle_ms)
+            stamp = redis_ms - idle_ms
             known = before.get(name)
             same = known is not None and abs(known.stamp - stamp) <= _TOLERANCE_MS
             after[name] = known if same and known is not None else Shown(stamp, now)
             if now - after[name].since >= self.settings.consumer_silence_ms:
                 self.silent.append((index, name))
         self.shown[index] = after
-
-    def _stamp(self, time: RawReply, idle_ms: int) -> int:
-        if isinstance(time, list | tuple) and isinstance(time[0], bytes):
-            return int(time[0]) * 1000 - idle_ms
-        return -idle_ms
 
     def on_collected(self, _now: int, outcome: Outcome, context: tuple[int, bytes]) -> None:
         """Gone; or found again by a later look."""

@@ -49,15 +49,19 @@ class Handlers:
 
     def start(self, now: int) -> None:
         """Start what is held, as far as the concurrency allows and the leases are surely ours."""
+        not_ours: list[int] = []
         while True:
-            task = self.tasks.next_held()
+            task = self.tasks.next_held(not_ours, doubtful=self.closing)
             if task is None:
                 return
             if self.closing:
                 self.conclude(task, Happening.CONCLUDE, Conclusion(EndKind.HAND_BACK))
                 continue
-            if len(self.tasks.running) >= self.settings.concurrency or not self.leases.may_start(now, task.queue):
+            if len(self.tasks.running) >= self.settings.concurrency:
                 return
+            if not self.leases.may_start(now, task.queue):
+                not_ours.append(task.queue)
+                continue
             unfit = self._unfit(now, task)
             if unfit is not None:
                 self.conclude(task, Happening.CONCLUDE, unfit)
@@ -189,10 +193,9 @@ class Handlers:
 
 def retry_delay(entry: TaskEntry) -> int:
     """The delay in ms, before jitter, of the retry that follows this attempt."""
-    delay = entry.retry_delay_ms
     most = entry.retry_delay_max_ms or NEVER
-    for _ in range(entry.retries):
-        if delay >= most or entry.retry_backoff <= 1.0 or not delay:
-            break
-        delay = int(delay * entry.retry_backoff)
+    try:
+        delay = int(entry.retry_delay_ms * max(1.0, entry.retry_backoff) ** entry.retries)
+    except OverflowError:
+        delay = most if entry.retry_delay_ms else 0
     return min(delay, most)

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from .leases import Leases
 
 _UNSETTLED_MOST = 1000
+_BLOCK_FOR_SOME_MS = 100
+"""BLOCK while not all queues are ready: those that get ready meanwhile wait for the end of the read."""
 
 
 class Intake:
@@ -82,7 +84,7 @@ class Intake:
         if self.stopping:
             self._go_on_stopping(now)
             return
-        if self.setup.complete:
+        if self.setup.any_grouped:
             self.link.open(now, self.shared.effects)
         if now < self.due_at():
             return
@@ -93,15 +95,18 @@ class Intake:
         self.sent += 1
         self.open = True
         consumer = self.settings.consumer.encode()
-        if self.empty_in_a_row >= len(self.queues):
+        ready = [queue for queue in self.queues if self.leases.is_ready(queue.index)]
+        if self.empty_in_a_row >= len(ready):
             self.blocking = True
-            streams = [queue.keys.stream for queue in self.queues]
+            streams = [queue.keys.stream for queue in ready]
             block_ms = self.settings.block_ms
+            if len(ready) < len(self.queues):
+                block_ms = min(block_ms, _BLOCK_FOR_SOME_MS)
             command = commands.read_new(consumer, streams, 1, block_ms)
             self._send(now, Section(("intake", "on_read"), (command,), (-1, 1)), block_ms)
         else:
-            queue = self.queues[self.turn]
-            self.turn = (self.turn + 1) % len(self.queues)
+            queue = ready[self.turn % len(ready)]
+            self.turn += 1
             self.blocking = False
             count = self.tasks.room
             command = commands.read_new(consumer, [queue.keys.stream], count, None)
@@ -115,12 +120,12 @@ class Intake:
     def _may_read(self) -> bool:
         """Room for more, and not only for a crumb; and an end of what is unsettled."""
         tasks = self.tasks
+        prefetch = tasks.prefetch
         return (
-            self.setup.complete
-            and self.leases.all_looked()
-            and tasks.room > 0
-            and tasks.held <= tasks.prefetch // 2
+            tasks.held <= prefetch // 2
+            and tasks.held + len(tasks.running) + tasks.reserved < tasks.settings.concurrency + prefetch
             and tasks.unsettled < _UNSETTLED_MOST
+            and self.leases.any_ready()
         )
 
     def on_identified(self, _now: int, outcome: Outcome, _context: None) -> None:
@@ -159,11 +164,12 @@ class Intake:
             if not isinstance(stream, list | tuple) or len(stream) != 2:
                 continue
             name, entries = stream
-            if not isinstance(name, bytes) or not isinstance(entries, list | tuple):
+            queue = self.by_stream.get(name) if isinstance(name, bytes) else None
+            if queue is None:
                 continue
             for entry_id, fields in bodies(entries):
                 taken += 1
-                self.tasks.take(self.by_stream[name], entry_id, fields, 1)
+                self.tasks.take(queue, entry_id, fields, 1)
         return taken
 
     # Stopping.
@@ -220,5 +226,5 @@ def bodies(entries: RawReply) -> list[tuple[bytes, tuple[bytes, ...]]]:
         if isinstance(entry, list | tuple) and len(entry) == 2:
             entry_id, fields = entry
             if isinstance(entry_id, bytes) and isinstance(fields, list | tuple):
-                found.append((entry_id, tuple(field for field in fields if isinstance(field, bytes))))
+                found.append((entry_id, tuple(fields)))
     return found

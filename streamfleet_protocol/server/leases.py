@@ -62,6 +62,10 @@ class Look:
     """Tasks taken later than this may be missing in this look."""
     probed: bool = False
     under_way: bool = False
+    number: int = 0
+    """Rises with each look begun."""
+    completed: int = 0
+    """Number of the last complete look."""
     wanted: bool = False
     """Another look is to follow the one under way at once."""
     begun_at: int = 0
@@ -73,6 +77,8 @@ class Look:
     """When the last renewal that was Ok was sent."""
     suspects: dict[bytes, int] = field(default_factory=dict)
     """Listed as mine and unknown to me: number of the read that may be bringing it."""
+    unadopted: set[bytes] = field(default_factory=set)
+    """Listed by this look as mine, and not known yet."""
 
 
 class Leases:
@@ -108,9 +114,13 @@ class Leases:
         look = self.looks[queue]
         return look.looked and now - look.looked_at <= self.settings.lease_ms
 
-    def all_looked(self) -> bool:
-        """Whether every queue was looked at on this connection."""
-        return all(look.looked for look in self.looks)
+    def is_ready(self, queue: int) -> bool:
+        """Whether a queue may be read: its group stands, and it was looked at on this connection."""
+        return self.looks[queue].looked and self.setup.is_grouped(queue)
+
+    def any_ready(self) -> bool:
+        """Whether a queue may be read. One whose group cannot be made does not hold up the others."""
+        return any(self.is_ready(queue.index) for queue in self.queues)
 
     def read_is_over(self, now: int, *, lost: bool) -> None:
         """What this read has not brought, and is listed as mine, came by no reply: look at once."""
@@ -141,7 +151,6 @@ class Leases:
 
     def connection_lost(self, now: int) -> None:
         """The next connection begins with a look."""
-        self.tasks.reserved = 0
         for queue in self.queues:
             look = self.looks[queue.index]
             look.looked = False
@@ -169,10 +178,12 @@ class Leases:
         if not look.under_way:
             look.under_way = True
             look.wanted = False
+            look.number += 1
             look.begun_at = now
             look.after = b""
             look.serial = self.tasks.serial
             look.listed.clear()
+            look.unadopted.clear()
             look.probed = False
             self.reclaim.begin(queue.index)
             probe = Section(("leases", "on_probe"), commands.probe(keys.stream, self.consumer), queue.index)
@@ -192,7 +203,8 @@ class Leases:
 
     def on_probe(self, _now: int, outcome: Outcome, queue: int) -> None:
         """Could anybody renew now? Where not, nobody's silence means anything."""
-        if isinstance(outcome, Ok) and first_error(outcome.values) is None:
+        # Aborted, too: a WATCH left over from an unused question was touched, and no command was refused.
+        if isinstance(outcome, Aborted) or (isinstance(outcome, Ok) and first_error(outcome.values) is None):
             self.looks[queue].probed = True
         elif isinstance(outcome, Refused):
             self.reclaim.restart(queue)
@@ -205,6 +217,9 @@ class Leases:
             if isinstance(outcome, Refused):
                 self._refused(now, sent.queue, "looking", outcome.error)
             return
+        if not look.under_way:
+            # Given up meanwhile, since the page before could not be renewed.
+            return
         _, before, listing, after = outcome.values
         rows = pending_rows(listing)
         redis_before, redis_after = milliseconds(before), milliseconds(after)
@@ -213,6 +228,7 @@ class Leases:
         self.reclaim.page(sent.queue, rows, redis_before, redis_after)
         mine = [row for row in rows if row.owner == self.consumer]
         look.listed.update((row.entry_id, row.deliveries) for row in mine)
+        look.unadopted.update(row.entry_id for row in mine if (sent.queue, row.entry_id) not in self.tasks.by_id)
         if mine and self.setup.is_fenced(sent.queue):
             self._prepare_renewal(now, sent, mine)
         if len(rows) >= self.settings.page:
@@ -249,7 +265,7 @@ class Leases:
         index, sent_at, adopted = context
         look = self.looks[index]
         if isinstance(outcome, Aborted):
-            self._again(now, look)
+            self.look_now(now, index)
         elif isinstance(outcome, Refused):
             self._refused(now, index, "renewing", outcome.error)
         elif isinstance(outcome, Ok):
@@ -261,6 +277,7 @@ class Leases:
             look.backoff.succeeded()
             for row, reply in zip(adopted, outcome.values[1:], strict=False):
                 look.suspects.pop(row.entry_id, None)
+                look.unadopted.discard(row.entry_id)
                 self._adopt(index, row, reply)
 
     def _adopt(self, index: int, row: Pending, reply: RawReply) -> None:
@@ -274,18 +291,18 @@ class Leases:
     def _complete(self, now: int, sent: LookSent, redis_ms: int | None) -> None:
         look = self.looks[sent.queue]
         look.under_way = False
+        look.completed = look.number
         look.looked = look.begun_at >= self.stalled_at
         look.looked_at = look.begun_at
         look.look_at = now if look.wanted else now + self.settings.renew_interval_ms
         look.suspects = {entry_id: number for entry_id, number in look.suspects.items() if entry_id in look.listed}
-        self.missing.ask(
-            sent.queue,
-            [
-                task.entry_id
-                for task in self.tasks.of_queue(sent.queue)
-                if task.serial <= look.serial and task.state in LEASED and task.entry_id not in look.listed
-            ],
-        )
+        missing: list[bytes] = []
+        for task in self.tasks.of_queue(sent.queue):
+            if task.serial <= look.serial and task.state in LEASED:
+                task.doubtful = task.entry_id not in look.listed
+                if task.doubtful:
+                    missing.append(task.entry_id)
+        self.missing.ask(sent.queue, missing)
         self.reclaim.complete(now, sent, redis_ms, probed=look.probed)
 
     def _refused(self, now: int, queue: int, operation: str, error: ErrorReply) -> None:

@@ -27,6 +27,9 @@ class TaskState(Enum):
     GONE = "gone"
     """Over; the worker has forgotten it."""
 
+    # By identity: an Enum hashes its name in Python, and the table is asked three times a task.
+    __hash__ = object.__hash__
+
 
 class Happening(Enum):
     """What can happen to a task."""
@@ -46,6 +49,8 @@ class Happening(Enum):
     ABANDON = "abandon"
     """The handler was asked to stop and does not; the task is handed back all the same."""
     SETTLED = "settled"
+
+    __hash__ = object.__hash__
 
 
 _S, _H = TaskState, Happening

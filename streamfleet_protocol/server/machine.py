@@ -8,6 +8,7 @@ from ..inputs import CloseServer, HandlerDone, ServerInput, StartServer
 from ..keys import queue_keys
 from ..link import Write
 from ..machine import Machine, Part
+from ..replies import Aborted, ErrorReply
 from ..settings import ServerSettings
 from ..timing import NEVER, Backoff
 from .closing import Closing, Stage
@@ -79,15 +80,18 @@ class ServerMachine(Machine[ServerInput]):
         self.intake.leases = self.leases
         self.leases.missing = self.missing
         self.leases.reclaim = self.reclaim
+        self.reclaim.leases = self.leases
         self.missing.handlers = self.handlers
         self.conclusions.promotion = self.promotion
         self.handlers.leases = self.leases
         self.handlers.settlement = self.settlement
         self.handlers.conclusions = self.conclusions
         # Urgent before rare; a write has room for one question, and the first that asks gets it.
-        self.parts: tuple[Part, ...] = (self.setup, self.leases, self.missing, self.settlement, self.conclusions)
+        self.parts: tuple[Part, ...] = (self.setup, self.leases, self.missing, self.settlement)
         self.working_parts: tuple[Part, ...] = (self.reclaim, self.promotion, self.sweep, self.consumers, self.garbage)
         """Parts that rest while the server closes."""
+        self.conclusions_asked = False
+        """The last question was one of theirs: without end they would let no other ask, so now the others go first."""
 
     # Inputs.
 
@@ -115,6 +119,13 @@ class ServerMachine(Machine[ServerInput]):
         self.consumers.forget()
         self.garbage.forget()
 
+    def _drop(self, now: int, lane: Lane, error: ErrorReply, *, closed: bool) -> None:
+        # A guarded EXEC that was to be written next never will be: its part must know, or it waits for ever.
+        unwritten = self.shared.guarded if lane is Lane.COMMAND else None
+        super()._drop(now, lane, error, closed=closed)
+        if unwritten is not None:
+            self._answer(now, unwritten, Aborted())
+
     def _on_late(self, now: int, late_ms: int) -> None:
         if late_ms > self.settings.renew_interval_ms and self.closing.stage is Stage.OPEN:
             self.leases.stalled(now, late_ms)
@@ -138,7 +149,7 @@ class ServerMachine(Machine[ServerInput]):
         return min(self.handlers.due_at(), self.closing.due_at, self.intake.due_at())
 
     def _compose_due_at(self) -> int:
-        due = min(part.due_at() for part in self.parts)
+        due = min(self.conclusions.due_at(), min(part.due_at() for part in self.parts))
         if self.closing.is_closing:
             return min(due, self.closing.compose_due_at(), self.intake.unblock_due_at())
         return min(due, min(part.due_at() for part in self.working_parts))
@@ -156,11 +167,15 @@ class ServerMachine(Machine[ServerInput]):
         for part in self.parts:
             part.compose(now, write)
         if self.closing.is_closing:
+            self.conclusions.compose(now, write)
             self.closing.compose(now, write)
             self.intake.compose(now, write)
             return
-        for part in self.working_parts:
+        working: tuple[Part, ...] = (self.conclusions, *self.working_parts)
+        for part in (*working[1:], working[0]) if self.conclusions_asked else working:
             part.compose(now, write)
+        if write.question:
+            self.conclusions_asked = write.question[0].handler[0] == "conclusions"
 
     def _pump_reads(self, now: int) -> None:
         if self.closing.stage not in (Stage.NEW, Stage.STOPPED):

@@ -39,6 +39,8 @@ class Missing:
         self.to_adopt: list[tuple[int, bytes]] = []
         """In the stream and in no pending entries list, though held here."""
         self.ghosts: list[tuple[int, bytes]] = []
+        self.removing = 0
+        """Ghosts whose removal is in flight."""
 
     def ask(self, queue: int, entry_ids: Sequence[bytes]) -> None:
         """These are held here and were not listed."""
@@ -61,6 +63,7 @@ class Missing:
 
     def compose(self, _now: int, write: Write) -> None:
         """Add questions, forced claims, and the removal of ghosts."""
+        self.removing += len(self.ghosts)
         for queue, entry_id in self.ghosts:
             acknowledge = (commands.acknowledge(self.queues[queue].keys.stream, (entry_id,)),)
             write.middle.append(Section(("missing", "on_acknowledged"), acknowledge))
@@ -90,9 +93,11 @@ class Missing:
         if rows and rows[0].owner != self.consumer:
             owner = rows[0].owner.decode("utf-8", "replace")
             self.handlers.lease_lost(task, f"{owner} has taken it over")
-        elif not rows and not bodies(entry):
+        elif rows:
+            task.doubtful = False
+        elif not bodies(entry):
             self.handlers.lease_lost(task, "the entry is gone: another has settled it, or it was deleted")
-        elif not rows and id_parts(task.entry_id) <= id_parts(last_delivered(groups)):
+        elif id_parts(task.entry_id) <= id_parts(last_delivered(groups)):
             self.to_adopt.append(context)
 
     def on_adopted(self, _now: int, outcome: Outcome, context: tuple[int, bytes]) -> None:
@@ -100,6 +105,7 @@ class Missing:
         task = self.tasks.by_id.get(context)
         if isinstance(outcome, Ok) and bodies(outcome.values[0]) and task is not None:
             task.deliveries = max(task.deliveries, 2)
+            task.doubtful = False
             text = task.entry_id.decode("ascii", "replace")
             self.shared.note(TaskAdopted(self.queues[task.queue].name, text, "it had dropped out of all pending lists"))
         elif isinstance(outcome, Refused):
@@ -107,6 +113,7 @@ class Missing:
 
     def on_acknowledged(self, _now: int, outcome: Outcome, _context: None) -> None:
         """A ghost that is left is found again."""
+        self.removing -= 1
         if isinstance(outcome, Refused):
             self.shared.refused("removing a ghost", outcome.error)
 

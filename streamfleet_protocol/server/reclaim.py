@@ -18,11 +18,11 @@ from .. import commands
 from ..link import Section, Write, transaction_section
 from ..machine import Shared
 from ..notes import TaskClaimed
-from ..replies import ErrorReply, Ok, Outcome, Refused, first_error
+from ..replies import Aborted, ErrorReply, Ok, Outcome, Refused, first_error
 from ..settings import ServerSettings
 from ..timing import NEVER, Backoff, milliseconds
 from .intake import bodies
-from .leases import LookSent, Pending, pending_rows
+from .leases import Leases, LookSent, Pending, pending_rows
 from .setup import Setup
 from .tasks import ServedQueue, Tasks
 
@@ -70,6 +70,8 @@ class Sights:
 
 class Reclaim:
     """Sights and claims."""
+
+    leases: Leases
 
     def __init__(
         self,
@@ -145,7 +147,7 @@ class Reclaim:
         sights.look = sent
         sights.recheck_at = now + _RECHECK_AFTER_MS
 
-    def on_recheck(self, _now: int, outcome: Outcome, queue: int) -> None:
+    def on_recheck(self, now: int, outcome: Outcome, queue: int) -> None:
         """Idle 0 again: in the future of Redis's clock. Otherwise it was only just touched."""
         sights = self.sights[queue]
         sent, sights.look = sights.look, None
@@ -168,6 +170,8 @@ class Reclaim:
                 continue
             sight.future = rows[0].idle_ms == 0
             sight.stamp = redis_after - rows[0].idle_ms
+        # Their owners may have touched them until just now.
+        sights.answered_at = now
         self._commit(sent)
 
     def _commit(self, sent: LookSent) -> None:
@@ -218,7 +222,7 @@ class Reclaim:
             dead = self._claimable(queue.index)
             if dead:
                 del sights.dead[: len(dead)]
-                self.tasks.reserved = len(dead)
+                self.tasks.reserved += len(dead)
                 listings = [commands.pending_entry(stream, entry_id) for entry_id in dead]
                 question = (commands.watch(queue.keys.fence), commands.TIME, *listings, commands.TIME)
                 write.question.append(Section(("reclaim", "on_question"), question, (queue.index, tuple(dead))))
@@ -227,7 +231,7 @@ class Reclaim:
         """Claim those that are still unchanged."""
         index, dead = context
         sights = self.sights[index]
-        self.tasks.reserved = 0
+        self.tasks.reserved -= len(dead)
         if not isinstance(outcome, Ok):
             if isinstance(outcome, Refused):
                 self._refused(now, index, outcome.error)
@@ -249,28 +253,33 @@ class Reclaim:
             future = known.future and row.idle_ms == 0
             if self._unchanged(known, Sight(row.owner, row.deliveries, redis_after - row.idle_ms, future)):
                 claimed.append(row)
-        if claimed:
+                sights.known[entry_id] = known
+        if claimed and not self.closing:
             queue = self.queues[index]
             ids = [row.entry_id for row in claimed]
             claim = (commands.claim(queue.keys.stream, self.consumer, ids), commands.increment(queue.keys.fence))
-            self.tasks.reserved = len(claimed)
+            self.tasks.reserved += len(claimed)
             self.shared.guarded = transaction_section(("reclaim", "on_claimed"), claim, (index, tuple(claimed)))
 
     def on_claimed(self, now: int, outcome: Outcome, context: tuple[int, tuple[Pending, ...]]) -> None:
-        """They are ours. If something else was taken in between, the next look sees afresh."""
+        """They are ours; or something was taken in between: look again, their ages go on."""
         index, rows = context
-        self.tasks.reserved = 0
-        if isinstance(outcome, Refused):
+        self.tasks.reserved -= len(rows)
+        if isinstance(outcome, Aborted):
+            self.leases.look_now(now, index)
+        elif isinstance(outcome, Refused):
             self._refused(now, index, outcome.error)
         elif isinstance(outcome, Ok):
             error = first_error(outcome.values)
             if error is not None:
                 self._refused(now, index, error)
                 return
-            self.sights[index].backoff.succeeded()
+            sights = self.sights[index]
+            sights.backoff.succeeded()
             # An entry without a body has dropped out of the pending entries list by this very XCLAIM (Redis 7.0).
             bodies_by_id = dict(bodies(outcome.values[0]))
             for row in rows:
+                sights.known.pop(row.entry_id, None)
                 if row.entry_id in bodies_by_id:
                     self._take(index, row, bodies_by_id[row.entry_id])
 

@@ -62,6 +62,11 @@ class Setup:
         return self.states[queue].fenced
 
     @property
+    def any_grouped(self) -> bool:
+        """Whether a queue can be read soon."""
+        return any(state.grouped for state in self.states)
+
+    @property
     def complete(self) -> bool:
         """Whether all queues can be read."""
         return all(state.grouped for state in self.states)
@@ -116,9 +121,9 @@ class Setup:
         if isinstance(made, ErrorReply) and made.code != "BUSYGROUP":
             remedy = self.shared.refused("making the group", made)
             state.backoff.failed(now, self.shared.entropy)
-            if remedy is not Remedy.WAIT:
+            if remedy is not Remedy.WAIT or isinstance(touched, ErrorReply):
                 return
-        if isinstance(touched, ErrorReply):
+        elif isinstance(touched, ErrorReply):
             self.shared.refused("bumping the fence", touched)
             state.backoff.failed(now, self.shared.entropy)
             return

@@ -1,0 +1,1 @@
+"""The deterministic simulator: models of the world, faults, and checks on what happens."""

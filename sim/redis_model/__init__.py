@@ -1,0 +1,26 @@
+"""A model of a Redis or Valkey server: deterministic, in memory, with a clock from outside.
+
+`ModelServer` serves the commands that the protocol emits, reply for reply like Redis 7.0, Redis 8.2 and
+Valkey 9.1; a differential test holds it to them. What it has not raises `NotModelledError`, no guess.
+"""
+
+from .errors import ErrorReply, NotModelledError
+from .keyspace import Snapshot
+from .replies import BLOCKED, Blocked, Outcome, Reply
+from .server import Connection, ModelServer
+from .versions import VERSIONS, Version, VersionName
+
+__all__ = [
+    "BLOCKED",
+    "VERSIONS",
+    "Blocked",
+    "Connection",
+    "ErrorReply",
+    "ModelServer",
+    "NotModelledError",
+    "Outcome",
+    "Reply",
+    "Snapshot",
+    "Version",
+    "VersionName",
+]

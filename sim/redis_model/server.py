@@ -1,0 +1,240 @@
+"""The server: its connections, its clock, its states, and the way of a command through it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache
+from typing import TYPE_CHECKING
+
+from .arguments import to_bytes
+from .blocking import Readers
+from .errors import CommandError, ErrorReply, wrong_arity
+from .gate import Flag, Mode, mode_text, refusing_mode
+from .keyspace import Keyspace, Snapshot
+from .replies import QUEUED, Outcome, ReadRequest, Reply
+from .session import forget_watches, refuse_exec
+from .table import Command, Table, build_table, find
+from .versions import VERSIONS, Version, VersionName
+
+if TYPE_CHECKING:
+    from typing import Any
+
+_READ_FLAGS = {True: Flag.WRITE, False: Flag(0)}
+_DEMOTED = "UNBLOCKED force unblock from blocking operation, instance state changed (master -> replica?)"
+
+
+@cache
+def _table(busy_allows_select: bool) -> Table:
+    return build_table(busy_allows_select=busy_allows_select)
+
+
+class _Switch:
+    """A state of the server as an attribute: `server.oom = True`."""
+
+    def __init__(self, mode: Mode) -> None:
+        self._mode = mode
+
+    def __get__(self, server: ModelServer, owner: type[Any]) -> bool:
+        return bool(server.modes & self._mode)
+
+    def __set__(self, server: ModelServer, on: bool) -> None:
+        server.modes = server.modes | self._mode if on else server.modes & ~self._mode
+
+
+class Connection:
+    """A client's connection as the server has it."""
+
+    __slots__ = ("closed", "dirty", "executing", "failed", "id", "queue", "server", "watched")
+
+    def __init__(self, server: ModelServer, number: int) -> None:
+        self.server = server
+        self.id = number
+        self.closed = False
+        self.queue: list[tuple[Command, list[bytes]]] | None = None
+        """What MULTI gathered; None outside of MULTI."""
+        self.failed = False
+        """A command was refused while queueing: EXEC will be EXECABORT."""
+        self.watched: list[bytes] = []
+        self.dirty = False
+        """A watched key was touched: EXEC will be nil."""
+        self.executing = False
+
+    @property
+    def blocked(self) -> bool:
+        """Whether a read waits. Servers leave later commands in the socket till then; so must the caller."""
+        return self.id in self.server.readers.by_connection
+
+    def execute(self, command: Sequence[bytes | str | int]) -> Outcome:
+        """Executes one command; its reply, or BLOCKED and the reply later."""
+        if self.closed:
+            raise RuntimeError("the connection is closed")
+        if self.id in self.server.readers.by_connection:
+            raise RuntimeError("the connection is blocked")
+        return self.server.execute(self, [a if type(a) is bytes else to_bytes(a) for a in command])
+
+    def close(self) -> None:
+        """The client is gone: nothing queued is executed, no waiting read is served, no reply reaches it."""
+        self.server.drop(self)
+        self.server.readers.forget_replies(self.id)
+
+
+class ModelServer:
+    """A Redis or Valkey server in memory, with a clock that the caller sets."""
+
+    oom = _Switch(Mode.OOM)
+    loading = _Switch(Mode.LOADING)
+    readonly = _Switch(Mode.READONLY)
+    busy = _Switch(Mode.BUSY)
+    misconf = _Switch(Mode.MISCONF)
+    noreplicas = _Switch(Mode.NOREPLICAS)
+    masterdown = _Switch(Mode.MASTERDOWN)
+
+    def __init__(self, version: VersionName = "valkey9", clock_ms: int = 0) -> None:
+        self.version: Version = VERSIONS[version]
+        self.modes = 0
+        self.maxmemory_policy = "noeviction"
+        self.replicas = 0
+        """What WAIT answers."""
+        self.keys = Keyspace(self.version, clock_ms)
+        self.readers = Readers(self.keys, self._refuse_again)
+        self.connections: dict[int, Connection] = {}
+        self._table = _table(self.version.busy_allows_select)
+        self._last_connection = 0
+        self._starts = 1
+
+    # The clock.
+
+    @property
+    def clock_ms(self) -> int:
+        """The wall clock."""
+        return self.keys.now
+
+    def set_time(self, clock_ms: int) -> None:
+        """Sets the wall clock, which may go back. Keys expire; waits end only through `timeouts_due`."""
+        self.keys.set_time(clock_ms)
+        self._serve()
+
+    def next_block_deadline(self) -> int | None:
+        """When the next BLOCK ends, on the wall clock; None where nobody waits, or only without end."""
+        return self.readers.next_deadline()
+
+    def timeouts_due(self) -> list[tuple[int, Reply]]:
+        """Ends the waits whose BLOCK is over by the wall clock; returns their replies."""
+        return self.readers.end_overdue()
+
+    def take_unblocked(self) -> list[tuple[int, Reply]]:
+        """The replies to blocked commands since the last call, in the order in which they were served."""
+        taken = self.readers.unblocked
+        if not taken:
+            return []
+        self.readers.unblocked = []
+        return taken
+
+    # Connections.
+
+    def connect(self) -> Connection:
+        """A new connection; ids are never used twice."""
+        self._last_connection += 1
+        connection = Connection(self, self._last_connection)
+        self.connections[connection.id] = connection
+        return connection
+
+    def drop(self, connection: Connection) -> None:
+        """The connection is gone, with its WATCHes and its wait."""
+        connection.closed = True
+        connection.queue = None
+        forget_watches(self, connection)
+        self.readers.remove(connection.id)
+        self.connections.pop(connection.id, None)
+
+    # Commands.
+
+    def execute(self, connection: Connection, words: list[bytes]) -> Outcome:
+        """A command of a connection: checks, queueing or execution, then the readers that it woke."""
+        try:
+            command = find(self._table, words)
+            if not command.fits(len(words)):
+                raise wrong_arity(command.name)
+        except CommandError as error:
+            connection.failed = connection.queue is not None
+            return error.reply
+        queueing = connection.queue is not None and not command.immediate
+        if self.modes:
+            refused = self._refuse(connection, command)
+            if refused is not None:
+                return refused
+        if queueing:
+            assert connection.queue is not None
+            connection.queue.append((command, words))
+            return QUEUED
+        reply = self.run(connection, command, words)
+        if self.keys.ready:
+            self._serve()
+        return reply
+
+    def run(self, connection: Connection, command: Command, words: list[bytes]) -> Outcome:
+        """Executes a command that nothing refuses."""
+        try:
+            if command.on_keys is not None:
+                return command.on_keys(self.keys, words)
+            assert command.on_session is not None
+            return command.on_session(self, connection, words)
+        except CommandError as error:
+            return error.reply
+
+    def _refuse(self, connection: Connection, command: Command) -> ErrorReply | None:
+        if command.name == "exec":
+            return refuse_exec(self, connection)
+        # WATCH and MULTI inside of MULTI are refused like what is queued, DISCARD is not.
+        inside = connection.queue is not None and command.name != "discard"
+        mode = refusing_mode(self.modes, self.version, command.flags, queueing=inside)
+        if mode is None:
+            return None
+        if connection.queue is not None:
+            connection.failed = True
+        return ErrorReply(mode_text(mode, self.version))
+
+    def _refuse_again(self, request: ReadRequest) -> ErrorReply | None:
+        """A blocked read that runs again is checked like a new one."""
+        flags = _READ_FLAGS[request.group is not None]
+        mode = refusing_mode(self.modes, self.version, flags, queueing=False)
+        return None if mode is None else ErrorReply(mode_text(mode, self.version))
+
+    def _serve(self) -> None:
+        if self.keys.ready:
+            self.readers.serve()
+
+    # Persistence and loss.
+
+    @property
+    def run_id(self) -> str:
+        """Another one after each restart."""
+        return f"{self._starts:040x}"
+
+    def snapshot(self) -> Snapshot:
+        """A copy of all data; entries and pending records are shared, not copied."""
+        return self.keys.snapshot()
+
+    def restore(self, snapshot: Snapshot) -> None:
+        """Replaces the data under the connections, as a full resync does: their WATCHes are touched."""
+        self.keys.restore(snapshot)
+        self._serve()
+
+    def restart(self, data: Snapshot | None = None) -> None:
+        """Another process with that data, or none: no connection or wait is left; times are absolute."""
+        for connection in list(self.connections.values()):
+            self.drop(connection)
+        self.readers.clear()
+        self.modes = 0
+        self._starts += 1
+        self.keys.restore(data if data is not None else Snapshot({}, {}))
+
+    def demote(self) -> None:
+        """A primary becomes a replica: read-only, and every blocked reader gets an error and is cut off.
+
+        The replies come through `take_unblocked`; the connections are closed already.
+        """
+        self.readonly = True
+        for number in list(self.readers.by_connection):
+            self.readers.answer(number, ErrorReply(_DEMOTED))
+            self.drop(self.connections[number])

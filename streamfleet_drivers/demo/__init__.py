@@ -1,0 +1,1 @@
+"""`streamfleet demo`: a fleet at work, a worker and the server killed on the way, and an account of every task."""

@@ -1,0 +1,1 @@
+"""The server machine, part by part, without I/O."""
