@@ -81,7 +81,7 @@ def _import_failure(module_name: str) -> str:
 
 
 def _servers_in(module: object) -> list[str]:
-    return sorted(name for name, value in vars(module).items() if isinstance(value, Server)) if module else []
+    return sorted(name for name, value in getattr(module, "__dict__", {}).items() if isinstance(value, Server))
 
 
 def run_worker(server: Server, lifeline: int | None = None) -> int:

@@ -15,7 +15,7 @@ from .errors import check
 from .inputs import Connected, Disconnected, Reply, Several, Timeout
 from .link import Link, LinkState, Section, Write
 from .notes import Note, OperationRefused
-from .replies import ErrorReply, Outcome, Remedy, Unknown, remedy_for
+from .replies import Aborted, ErrorReply, Outcome, Remedy, Unknown, remedy_for
 from .snapshot import freeze, thaw
 from .timing import NEVER, Backoff, Entropy, RedisClock
 
@@ -233,8 +233,11 @@ class Machine(Generic[Input]):
         link = self.links[lane]
         for section in link.drop(now, error, self.shared.entropy, self.shared.effects, closed=closed):
             self._answer(now, section, Unknown())
-        if lane is Lane.COMMAND:
+        guarded = self.shared.guarded
+        if lane is Lane.COMMAND and guarded is not None:
+            # A guarded EXEC that was to be written next never will be: its part must know, or it waits for ever.
             self.shared.guarded = None
+            self._answer(now, guarded, Aborted())
         self._on_lost(now, lane)
 
     def _drop_useless(self, now: int) -> None:

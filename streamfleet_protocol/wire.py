@@ -1,4 +1,4 @@
-"""Wire version 1: task entries, notifications, members of the delayed set, dead letters; bytes in both directions.
+"""Wire version 1: task entries, notifications and dead letters; bytes in both directions.
 
 Readable and writable by the Go library streamfleet. Two rules:
 
@@ -200,13 +200,18 @@ def with_retries(fields: Fields, retries: int) -> Fields:
     return tuple(copy)
 
 
-def task_id_of(fields: Sequence[object]) -> bytes:
-    """The raw task id in an entry's fields; empty where there is none. Never raises."""
+def raw_field(fields: Sequence[object], name: bytes) -> bytes:
+    """The raw value of a field of an entry; empty where there is none. Never raises."""
     for at in range(0, len(fields) - 1, 2):
-        if fields[at] == b"id":
+        if fields[at] == name:
             value = fields[at + 1]
             return value if isinstance(value, bytes) else b""
     return b""
+
+
+def task_id_of(fields: Sequence[object]) -> bytes:
+    """The raw task id in an entry's fields; empty where there is none. Never raises."""
+    return raw_field(fields, b"id")
 
 
 def encode_notification(notification: Notification) -> Fields:
@@ -239,36 +244,6 @@ def decode_notification(fields: Sequence[object]) -> Notification:
         error=_value(values, b"err_msg").decode("utf-8", "replace"),
         result=values.get(b"result"),
     )
-
-
-def pack_member(fields: Fields) -> bytes:
-    """A task entry as a member of the delayed set: netstrings, the task id and the retries first.
-
-    Beginning with these two makes it unique, however often a reply is lost and the command sent again.
-    """
-    retries = fields[_RETRIES_AT] if fields[_RETRIES_AT - 1] == b"retries" else _by_name(fields).get(b"retries", b"")
-    parts = (task_id_of(fields), retries, *fields)
-    return b"".join([b"%d:%b," % (len(part), part) for part in parts])
-
-
-def unpack_member(member: bytes) -> Fields:
-    """The fields in a member of the delayed set. Raises DecodeError."""
-    parts: list[bytes] = []
-    at = 0
-    while at < len(member):
-        part, at = _netstring(member, at)
-        parts.append(part)
-    if len(parts) < 4 or len(parts) % 2:
-        raise DecodeError(f"a delayed task has {len(parts)} parts; an even number of at least 4 was expected")
-    return tuple(parts[2:])
-
-
-def member_task_id(member: bytes) -> bytes:
-    """The raw task id of a member of the delayed set; empty where it cannot be read. Never raises."""
-    try:
-        return _netstring(member, 0)[0]
-    except DecodeError:
-        return b""
 
 
 def dead_letter(
@@ -349,17 +324,6 @@ def _factor(values: dict[bytes, bytes], name: bytes) -> float:
     if not _FACTOR.match(value):
         raise DecodeError(f"the field {name.decode()} is {_shown(value)}, a decimal number was expected")
     return float(value)
-
-
-def _netstring(packed: bytes, at: int) -> tuple[bytes, int]:
-    colon = packed.find(b":", at, at + 12)
-    digits = packed[at:colon]
-    if colon < 0 or not digits.isdigit():
-        raise DecodeError(f"a delayed task is damaged at byte {at}: no length")
-    end = colon + 1 + int(digits)
-    if packed[end : end + 1] != b",":
-        raise DecodeError(f"a delayed task is damaged at byte {at}: its part does not end where its length says")
-    return packed[colon + 1 : end], end + 1
 
 
 def _shown(value: bytes) -> str:

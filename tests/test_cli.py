@@ -227,7 +227,6 @@ def call(commands: Commands, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Cap
     """Carries out a command line in this process, as far as that takes no signals; starting one takes longer."""
     monkeypatch.chdir(commands.directory)
     monkeypatch.setattr(sys, "path", list(sys.path))
-    monkeypatch.setattr(sys, "modules", dict(sys.modules))
     logger = logging.getLogger("streamfleet")
     level = logger.level
 
@@ -241,6 +240,8 @@ def call(commands: Commands, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Cap
 
     yield run
     logger.setLevel(level)
+    for name in ("app", "broken"):
+        sys.modules.pop(name, None)
 
 
 @pytest.mark.parametrize(
@@ -302,26 +303,37 @@ def test_help_has_examples(call: Call, command: list[str]) -> None:
     assert "examples:\n  streamfleet " in result.out.decode()
 
 
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        ["worker", "app:server"],
-        ["worker", "app:server", "--processes", "2"],
-        ["enqueue", "messages", "data"],
-        ["enqueue", "messages", "data", "--track"],
-        ["demo"],
-    ],
-    ids=" ".join,
-)
-def test_a_wrong_password(commands: Commands, start: StartServer, arguments: list[str]) -> None:
-    server = start(arguments=("--requirepass", "right"))
-    url = server.url.replace("redis://", "redis://:not-right@")
-    result = commands.run(*arguments, "--url", url)
+PASSWORD = ("--requirepass", "right")
+
+
+def with_wrong_password(server: LocalServer) -> str:
+    """The server's URL with a password that it refuses."""
+    return server.url.replace("redis://", "redis://:not-right@")
+
+
+def check_refusal(result: Result) -> None:
+    """The command has ended as it should with a wrong password."""
     assert result.code == 3
     assert "Redis refuses: " in result.err
     assert "not-right" not in result.err
     assert "Traceback" not in result.err
     assert result.out == b""
+
+
+@pytest.mark.parametrize("options", [[], ["--processes", "2"]], ids=["one", "two"])
+def test_a_worker_with_a_wrong_password(commands: Commands, start: StartServer, options: list[str]) -> None:
+    url = with_wrong_password(start(arguments=PASSWORD))
+    check_refusal(commands.run("worker", "app:server", "--url", url, *options))
+    assert not list(processes_in(commands.directory))
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["enqueue", "messages", "data"], ["enqueue", "messages", "data", "--track"], ["demo"]],
+    ids=["enqueue", "track", "demo"],
+)
+def test_a_wrong_password(call: Call, start: StartServer, arguments: list[str]) -> None:
+    check_refusal(call(*arguments, "--url", with_wrong_password(start(arguments=PASSWORD))))
 
 
 # --- enqueue ----------------------------------------------------------------------------------------------
@@ -350,8 +362,8 @@ def test_enqueue_reads_bytes_from_stdin(commands: Commands, valkey: LocalServer)
     assert fields[b"data"] == data
 
 
-def test_enqueue_with_a_delay(commands: Commands, valkey: LocalServer) -> None:
-    assert commands.run("enqueue", "messages", "data", "--delay", "60", "--url", valkey.url).code == 0
+def test_enqueue_with_a_delay(call: Call, valkey: LocalServer) -> None:
+    assert call("enqueue", "messages", "data", "--delay", "60", "--url", valkey.url).code == 0
     assert connect(valkey).zcard("{streamfleet:messages}:delayed") == 1
 
 
@@ -366,17 +378,17 @@ def test_enqueue_track_prints_the_result(commands: Commands, valkey: LocalServer
     assert len(result.lines) == 1
 
 
-def test_enqueue_track_tells_how_else_it_ended(commands: Commands, valkey: LocalServer) -> None:
+def test_enqueue_track_tells_how_else_it_ended(commands: Commands, call: Call, valkey: LocalServer) -> None:
     start_worker(commands, valkey)
     url = ["--url", valkey.url]
-    failed = commands.run("enqueue", "wrong", "data", "--track", *url)
+    failed = call("enqueue", "wrong", "data", "--track", *url)
     assert failed.code == 1
     assert failed.err.startswith(f"streamfleet: task {failed.lines[0]} failed: ")
     assert failed.err.endswith("this is no good\n")
-    expired = commands.run("enqueue", "nobody-serves-it", "data", "--track", "--expires-in", "0.2", *url)
+    expired = call("enqueue", "nobody-serves-it", "data", "--track", "--expires-in", "0.2", *url)
     assert expired.code == 1
     assert f"task {expired.lines[0]} expired" in expired.err
-    waiting = commands.run("enqueue", "nobody-serves-it", "data", "--track", "--timeout", "0.2", *url)
+    waiting = call("enqueue", "nobody-serves-it", "data", "--track", "--timeout", "0.2", *url)
     assert waiting.code == 1
     assert f"task {waiting.lines[0]} has not ended yet" in waiting.err
 
@@ -391,9 +403,9 @@ def test_ctrl_c_gives_up_waiting_and_not_the_task(commands: Commands, valkey: Lo
     assert connect(valkey).xlen("streamfleet:nobody-serves-it") == 1
 
 
-def test_enqueue_without_redis_says_so(commands: Commands, valkey: LocalServer) -> None:
+def test_enqueue_without_redis_says_so(call: Call, valkey: LocalServer) -> None:
     valkey.kill()
-    result = commands.run("enqueue", "messages", "data", "--timeout", "0.3", "--url", valkey.url)
+    result = call("enqueue", "messages", "data", "--timeout", "0.3", "--url", valkey.url)
     assert result.code == 1
     assert "Redis did not confirm task" in result.err
     assert "was not sent, and is given up" in result.err

@@ -32,6 +32,9 @@ Input = TypeVar("Input")
 
 Feed = Callable[[Any], None]
 
+_OURS = frozenset({Batch, Noted, Connect, Disconnect})
+"""Effects that are the same for clients and servers."""
+
 
 class Connector:
     """Makes redis-py connections to one URL."""
@@ -166,7 +169,7 @@ class Runtime(Generic[Input]):
         try:
             while self._inputs:
                 for effect in self._machine.step(identity.now_ms(), self._inputs.popleft()):
-                    self._do(effect)
+                    (self._do if type(effect) in _OURS else self._perform)(effect)
         except Exception as error:
             # A bug, in the machine or here. Whoever waits must hear of it, since nothing will move any more.
             self.stop()
@@ -202,9 +205,7 @@ class Runtime(Generic[Input]):
         self._connections.clear()
 
     def _do(self, effect: Effect) -> None:
-        kind = type(effect)
-        if kind is Batch:
-            assert isinstance(effect, Batch)
+        if isinstance(effect, Batch):
             self._connections[effect.lane].write(effect)
         elif isinstance(effect, Noted):
             tell(effect.note, self._on_event)
@@ -214,8 +215,6 @@ class Runtime(Generic[Input]):
             connection = self._connections.pop(effect.lane, None)
             if connection is not None:
                 connection.close()
-        else:
-            self._perform(effect)
 
     def _set_timer(self) -> None:
         due = self._machine.next_timeout()

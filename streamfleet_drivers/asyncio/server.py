@@ -60,6 +60,7 @@ class Server:
         self._runs: dict[int, tuple[Task, asyncio.Task[None] | None]] = {}
         self._threads: ThreadPoolExecutor | None = None
         self._fault: ErrorReply | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._stopped: asyncio.Future[None] | None = None
         self._body: asyncio.Task[Any] | None = None
         self._body_canceled = False
@@ -164,7 +165,8 @@ class Server:
             raise StreamfleetError("the server is running already")
         settings = server_settings(self._timeouts, self._options)
         connector = Connector(self._url, settings.connect_timeout_ms)
-        self._stopped = asyncio.get_running_loop().create_future()
+        self._loop = asyncio.get_running_loop()
+        self._stopped = self._loop.create_future()
         self._threads = ThreadPoolExecutor(settings.concurrency, thread_name_prefix="streamfleet-handler")
         self._runtime = Runtime(ServerMachine(settings), connector, self._perform, self._fail, self._on_event)
         self._runtime.feed(StartServer())
@@ -190,7 +192,8 @@ class Server:
     def _start_handler(self, start: StartHandler) -> None:
         task = Task(start)
         function = self._handlers[start.queue]
-        loop = asyncio.get_running_loop()
+        loop = self._loop
+        assert loop is not None
         if start.queue in self._coroutines:
             self._runs[start.run] = (task, loop.create_task(self._run_coroutine(start.run, function, task)))
             return

@@ -81,12 +81,15 @@ class WorkerProcess:
         self._process.wait()
         return True
 
-    async def close(self) -> None:
-        """End it in order, with SIGTERM; with SIGKILL where that takes too long."""
+    async def close(self) -> str | None:
+        """End it in order, with SIGTERM. What went wrong, or None."""
         self._end_is_told = True
         self._process.terminate()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            await asyncio.to_thread(self._process.wait, _CLOSE_TIMEOUT)
+        try:
+            code = await asyncio.to_thread(self._process.wait, _CLOSE_TIMEOUT)
+        except subprocess.TimeoutExpired:
+            return f"{self.name} did not end within {_CLOSE_TIMEOUT:g} s"
+        return f"{self.name} ended with exit code {code} when it was closed" if code else None
 
     def release(self) -> None:
         """Leave nothing of it."""
@@ -122,9 +125,10 @@ class Fleet:
         for worker in self.workers:
             yield worker, worker.journal.take_new()
 
-    async def close(self) -> None:
-        """End all in order."""
-        await asyncio.gather(*(worker.close() for worker in self.alive))
+    async def close(self) -> list[str]:
+        """End all in order. What went wrong."""
+        incidents = await asyncio.gather(*(worker.close() for worker in self.alive))
+        return [incident for incident in incidents if incident is not None]
 
     def release(self) -> None:
         """Leave no process."""

@@ -72,7 +72,8 @@ class Play:
         self._back: set[str] = set()
         """Who is connected again since the server's death."""
         self._data_loss_at: float | None = None
-        self._incidents: list[str] = []
+        self.incidents: list[str] = []
+        """What went wrong apart from the tasks."""
         self._told: set[str] = set()
         self._claims: list[Claim] = []
         """Not told yet."""
@@ -85,7 +86,7 @@ class Play:
             journals={worker.name: worker.journal.records for worker in workers},
             killed={worker.name: worker.killed_at for worker in workers if worker.killed_at is not None},
             data_loss_at=self._data_loss_at,
-            incidents=tuple(self._incidents),
+            incidents=tuple(self.incidents),
         )
 
     async def run(self) -> None:
@@ -101,21 +102,25 @@ class Play:
         except BaseExceptionGroup as errors:
             raise errors.exceptions[0] from None
         except TimeoutError:
-            self._incidents.append(f"it was given up after {self._plan.time_limit:.0f} s, with tasks unanswered")
+            self.incidents.append(f"it was given up after {self._plan.time_limit:.0f} s, with tasks unanswered")
 
     async def close(self) -> None:
         """Close the client."""
         try:
             await asyncio.wait_for(self.client.close(1), _CLOSE_TIMEOUT)
         except TimeoutError:
-            self._incidents.append("the client could not be closed")
+            self.incidents.append("the client could not be closed")
 
     def _on_client_note(self, note: Note) -> None:
         if isinstance(note, Reconnected):
             self._back.add(_CLIENT)
         if isinstance(note, DataLossSeen):
-            self._data_loss_at = self._data_loss_at or now()
             self._display.say("", f"{_CLIENT}: {note}")
+            if self._server is None:
+                self._data_loss_at = self._data_loss_at or now()
+            else:
+                # The own server syncs every write: it can lose nothing, so this explains nothing.
+                self.incidents.append(f"{note}, although every write was synced")
 
     @property
     def _finished(self) -> bool:
@@ -209,7 +214,7 @@ class Play:
                     self._take_note(worker, record)
             incident = worker.died_unexpectedly()
             if incident is not None:
-                self._incidents.append(incident)
+                self.incidents.append(incident)
                 self._display.say("", incident)
         if self._claims and (now() - self._claims[-1].at >= _CLAIMS_PAUSE or self._finished):
             self._tell_claims()
@@ -229,7 +234,7 @@ class Play:
         for owner in sorted({claim.owner for claim in self._claims}):
             claims = [claim for claim in self._claims if claim.owner == owner]
             by_claimer = Counter(claim.claimer for claim in claims)
-            shares = " and ".join(f"{name} ({count})" for name, count in sorted(by_claimer.items()))
+            shares = " and ".join(f"{name} ({number})" for name, number in sorted(by_claimer.items()))
             tasks = f"{count(len(claims), 'task')} {'was' if len(claims) == 1 else 'were'}"
             killed_at = killed.get(owner)
             if killed_at is None:

@@ -73,7 +73,7 @@ async def _run(plan: Plan, workers: int, directory: Path, url: str, server: Loca
         try:
             fleet.start()
             await play.run()
-            await fleet.close()
+            play.incidents += await fleet.close()
             play.look()
         finally:
             fleet.release()

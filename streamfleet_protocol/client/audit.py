@@ -18,10 +18,11 @@ from ..commands import Command
 from ..effects import End
 from ..link import Section, Write
 from ..machine import Shared
+from ..members import member_task_id
 from ..replies import Ok, Outcome, RawReply, Refused
 from ..settings import ClientSettings
 from ..timing import NEVER
-from ..wire import member_task_id, task_id_of
+from ..wire import task_id_of
 from .heartbeat import Heartbeat
 from .outbox import Outbox
 from .receiver import Receiver

@@ -18,11 +18,11 @@ from ..effects import Confirmed
 from ..errors import check
 from ..link import Section, Write, transaction_section
 from ..machine import Shared
+from ..members import pack_member
 from ..notes import DataLossSeen, ExpiredUnsent, RetentionCut
 from ..replies import ErrorReply, Ok, Outcome, RawReply, Refused, Unknown
 from ..settings import ClientSettings
 from ..timing import NEVER, Backoff, milliseconds
-from ..wire import pack_member
 from .records import Outgoing, QueueOutbox, SentBatch
 
 if TYPE_CHECKING:

@@ -17,11 +17,12 @@ from ..commands import Command
 from ..keys import receiver_key
 from ..link import Section, Write, transaction_section
 from ..machine import Shared
+from ..members import pack_member
 from ..notes import OperationRefused, TaskDeadLettered, TaskHandedBack, TaskHasExpired, TaskReleased, TaskRetried
 from ..replies import ErrorReply, Ok, Outcome, RawReply, Refused
 from ..settings import ServerSettings
 from ..timing import NEVER, Backoff
-from ..wire import Fields, Notification, NotificationType, dead_letter, encode_notification, pack_member, with_retries
+from ..wire import Fields, Notification, NotificationType, dead_letter, encode_notification, with_retries
 from .intake import bodies
 from .leases import pending_rows
 from .lifecycle import Happening

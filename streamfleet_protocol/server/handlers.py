@@ -29,6 +29,10 @@ if TYPE_CHECKING:
     from .settlement import Settlement
 
 
+# On the path of every task, where looking a member up in its Enum shows.
+_RUNNING, _START, _SUCCESS = TaskState.RUNNING, Happening.START, Happening.SUCCESS
+
+
 class Handlers:
     """Runs of handlers."""
 
@@ -86,7 +90,7 @@ class Handlers:
         entry = task.entry
         assert entry is not None
         queue = self.queues[task.queue]
-        self.tasks.move(task, Happening.START)
+        self.tasks.move(task, _START)
         task.started_at = now
         if queue.timeout_ms:
             task.timeout_at = now + queue.timeout_ms
@@ -120,7 +124,11 @@ class Handlers:
             return
         self.tasks.measured(now - task.started_at)
         before = task.state
-        if isinstance(answer, HandlerSucceeded):
+        if type(answer) is HandlerSucceeded:
+            if before is _RUNNING and answer.result is None:
+                self.tasks.move(task, _SUCCESS)
+                self.settlement.add(task)
+                return
             if answer.result is not None and len(answer.result) > RESULT_BYTES_MAX:
                 answer = HandlerFailed(
                     answer.run, f"the result has {len(answer.result)} bytes; at most {RESULT_BYTES_MAX} can be sent"

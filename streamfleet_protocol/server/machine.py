@@ -8,7 +8,6 @@ from ..inputs import CloseServer, HandlerDone, ServerInput, StartServer
 from ..keys import queue_keys
 from ..link import Write
 from ..machine import Machine, Part
-from ..replies import Aborted, ErrorReply
 from ..settings import ServerSettings
 from ..timing import NEVER, Backoff
 from .closing import Closing, Stage
@@ -118,13 +117,6 @@ class ServerMachine(Machine[ServerInput]):
         self.missing.connection_lost()
         self.consumers.forget()
         self.garbage.forget()
-
-    def _drop(self, now: int, lane: Lane, error: ErrorReply, *, closed: bool) -> None:
-        # A guarded EXEC that was to be written next never will be: its part must know, or it waits for ever.
-        unwritten = self.shared.guarded if lane is Lane.COMMAND else None
-        super()._drop(now, lane, error, closed=closed)
-        if unwritten is not None:
-            self._answer(now, unwritten, Aborted())
 
     def _on_late(self, now: int, late_ms: int) -> None:
         if late_ms > self.settings.renew_interval_ms and self.closing.stage is Stage.OPEN:

@@ -15,11 +15,12 @@ from ..commands import Command
 from ..errors import DecodeError
 from ..link import Section, Write, transaction_section
 from ..machine import Shared
+from ..members import unpack_member
 from ..notes import OperationRefused, TaskDeadLettered
 from ..replies import Aborted, ErrorReply, Ok, Outcome, RawReply, Refused, first_error
 from ..settings import ServerSettings
 from ..timing import NEVER, Backoff, milliseconds
-from ..wire import dead_letter, unpack_member
+from ..wire import dead_letter
 from .setup import Setup
 from .tasks import ServedQueue
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import statistics
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 import pytest
@@ -21,7 +21,7 @@ from . import bare
 TASKS = 20_000
 ROUNDS = 5
 
-Run = Callable[[str, int], Awaitable[float]]
+Run = Callable[[str, int], Coroutine[Any, Any, float]]
 
 
 async def enqueue_one_by_one(url: str, tasks: int) -> float:
@@ -111,7 +111,7 @@ def test_ratio_to_bare_loop(
         rates.append((yardstick(valkey.port, tasks), 0.0))
 
     def run() -> None:
-        rate = asyncio.run(ours(valkey.url, tasks))  # type: ignore[arg-type]
+        rate = asyncio.run(ours(valkey.url, tasks))
         rates[-1] = (rates[-1][0], rate)
         ratios.append(rate / rates[-1][0])
 

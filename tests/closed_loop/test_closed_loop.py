@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from functools import partial
 
 import pytest
 
@@ -48,18 +49,15 @@ def check(faults: Faults, seed: int) -> World:
     client = world.add_client()
     for number in range(40):
         failures = world.random.choice((0, 0, 0, 1, 2))
-        delay = world.random.choice((0, 0, 0, 500))
-        tracked = world.random.random() < 0.5
-        retry_delay = world.random.choice((0, 200))
-        world.at(
-            world.now + number * 700,
-            lambda f=failures, d=delay, t=tracked, r=retry_delay: (
-                world.enqueue(  # type: ignore[misc]
-                    client, tracked=t, failures=f, delay_ms=d, retry_delay_ms=r
-                )
-                and None
-            ),
+        enqueue = partial(
+            world.enqueue,
+            client,
+            tracked=world.random.random() < 0.5,
+            failures=failures,
+            delay_ms=world.random.choice((0, 0, 0, 500)),
+            retry_delay_ms=world.random.choice((0, 200)),
         )
+        world.at(world.now + number * 700, enqueue)
     world.after(1_000, world.each_second)
     world.run(world.now + 45_000)
     world.heal()

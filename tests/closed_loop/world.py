@@ -178,7 +178,7 @@ class World:
         self.random = random.Random(seed)
         self.faults = faults
         self.now = 1_000_000
-        self.heap: list[tuple[int, int, Callable[[], None]]] = []
+        self.heap: list[tuple[int, int, Callable[[], object]]] = []
         self.count = 0
         self.redis = ModelServer(version, clock_ms=1_700_000_000_000)
         self.clock_step = 0
@@ -199,11 +199,11 @@ class World:
 
     # Time.
 
-    def at(self, time: int, action: Callable[[], None]) -> None:
+    def at(self, time: int, action: Callable[[], object]) -> None:
         self.count += 1
         heapq.heappush(self.heap, (time, self.count, action))
 
-    def after(self, delay: int, action: Callable[[], None]) -> None:
+    def after(self, delay: int, action: Callable[[], object]) -> None:
         self.at(self.now + delay, action)
 
     def delay(self) -> int:
@@ -369,13 +369,13 @@ class World:
         servers = [node for node in self.nodes if isinstance(node.machine, ServerMachine) and node.alive]
         if servers and self.happens(faults.kill):
             self.kill(self.random.choice(servers))
-            self.after(self.random.choice((0, 1000)), lambda: self.add_server() and None)
+            self.after(self.random.choice((0, 1000)), self.add_server)
         if servers and self.happens(faults.freeze):
             node = self.random.choice(servers)
             node.frozen_until = self.now + self.random.choice((1_000, 5_000, 12_000, 30_000))
         if servers and self.happens(faults.close):
             self.random.choice(servers).feed(CloseServer(self.random.choice((0, 1_000, 10_000))))
-            self.after(self.random.choice((0, 1000)), lambda: self.add_server() and None)
+            self.after(self.random.choice((0, 1000)), self.add_server)
         if self.happens(faults.operator):
             self.operate()
         if self.happens(faults.restart):

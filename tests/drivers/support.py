@@ -11,7 +11,7 @@ from typing import Any, ParamSpec, TypeVar, Unpack
 from streamfleet_drivers.asyncio import Server, Task, events
 from streamfleet_drivers.options import Duration, ServerOptions
 from streamfleet_protocol.keys import SERVER_GROUP, queue_keys, receiver_key
-from streamfleet_protocol.wire import unpack_member
+from streamfleet_protocol.members import unpack_member
 from tests.support.proxy import Command
 from tests.support.servers import HasUrl, connect, wait_until_async
 

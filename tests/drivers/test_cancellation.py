@@ -18,8 +18,8 @@ from tests.support.proxy import Proxy
 async def cancel(task: asyncio.Task[Any]) -> BaseException | None:
     """Cancel a task that waits; what it ended with."""
     task.cancel()
-    results: list[Any] = await asyncio.gather(task, return_exceptions=True)
-    return results[0] if isinstance(results[0], BaseException) else None
+    result: Any = (await asyncio.gather(task, return_exceptions=True))[0]
+    return result if isinstance(result, BaseException) else None
 
 
 @asynchronous

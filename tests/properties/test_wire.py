@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from streamfleet_protocol import wire
 from streamfleet_protocol.errors import DecodeError
+from streamfleet_protocol.members import member_task_id, pack_member, unpack_member
 from streamfleet_protocol.wire import (
     Notification,
     NotificationType,
@@ -18,10 +19,7 @@ from streamfleet_protocol.wire import (
     decode_task,
     encode_notification,
     encode_task,
-    member_task_id,
-    pack_member,
     task_id_of,
-    unpack_member,
     with_retries,
 )
 

@@ -32,11 +32,12 @@ from streamfleet_protocol.inputs import (
 )
 from streamfleet_protocol.link import LinkState, Section
 from streamfleet_protocol.machine import Machine
+from streamfleet_protocol.members import unpack_member
 from streamfleet_protocol.notes import Note
 from streamfleet_protocol.replies import Aborted, ErrorReply, Ok, Outcome, RawReply, Refused
 from streamfleet_protocol.settings import ClientSettings
 from streamfleet_protocol.timing import NEVER
-from streamfleet_protocol.wire import Notification, NotificationType, decode_task, encode_notification, unpack_member
+from streamfleet_protocol.wire import Notification, NotificationType, decode_task, encode_notification
 
 T = TypeVar("T")
 
@@ -78,6 +79,20 @@ class But:
 Answer = Outcome | But
 
 
+@dataclass(eq=False)
+class Session:
+    """What a server keeps of one connection."""
+
+    watched: set[bytes] = field(default_factory=set)
+    dirty: bool = False
+    """A watched key was touched."""
+
+    def unwatch(self) -> None:
+        """UNWATCH, or the end of any EXEC."""
+        self.watched.clear()
+        self.dirty = False
+
+
 @dataclass
 class Peer:
     """A toy of a healthy server."""
@@ -89,9 +104,10 @@ class Peer:
     streams: dict[bytes, list[tuple[bytes, tuple[bytes, ...]]]] = field(default_factory=dict)
     groups: set[tuple[bytes, bytes]] = field(default_factory=set)
     ids: int = 0
-    watched: set[bytes] = field(default_factory=set)
-    dirty: bool = False
-    """A watched key was touched."""
+    session: Session = field(default_factory=Session)
+    """Of the connection whose commands are executed."""
+    sessions: list[Session] = field(default_factory=list)
+    """Of old connections, whose commands may still be executed."""
 
     def flush(self) -> None:
         """FLUSHALL. It touches the keys that exist."""
@@ -102,12 +118,8 @@ class Peer:
 
     def touch(self, *keys: bytes) -> None:
         """Somebody writes these keys, this connection included."""
-        self.dirty = self.dirty or not self.watched.isdisjoint(keys)
-
-    def unwatch(self) -> None:
-        """A new connection, UNWATCH, or the end of any EXEC."""
-        self.watched.clear()
-        self.dirty = False
+        for session in (self.session, *self.sessions):
+            session.dirty = session.dirty or not session.watched.isdisjoint(keys)
 
     def append(self, stream: bytes, fields: Sequence[bytes]) -> bytes:
         """XADD by somebody else; the new entry's id."""
@@ -136,11 +148,11 @@ class Peer:
         return self.strings.get(key)
 
     def _watch(self, *keys: bytes) -> RawReply:
-        self.watched.update(keys)
+        self.session.watched.update(keys)
         return b"OK"
 
     def _unwatch(self) -> RawReply:
-        self.unwatch()
+        self.session.unwatch()
         return b"OK"
 
     def _pexpire(self, key: bytes, _after: int) -> RawReply:
@@ -242,6 +254,8 @@ class Script:
         self.effects: list[Effect] = []
         """All effects so far."""
         self.read_margin_ms = 2_000
+        self.late: list[tuple[Session, tuple[Section, ...]]] = []
+        """What old connections have still in the pipes."""
 
     # Inputs.
 
@@ -256,7 +270,7 @@ class Script:
         link = self.machine.links[lane]
         assert link.state is LinkState.CONNECTING, link.state
         if lane is Lane.COMMAND:
-            self.peer.unwatch()
+            self.peer.session = Session()
         return self.feed(Connected(lane, link.generation))
 
     def lose(self, lane: Lane = Lane.COMMAND, reason: ErrorReply = CUT, *, applied: bool = False) -> list[Effect]:
@@ -265,6 +279,21 @@ class Script:
         if applied:
             self._replies(link.in_flight, {})
         return self.feed(Disconnected(lane, link.generation, reason))
+
+    def lose_late(self) -> list[Effect]:
+        """The command lane's connection is lost, and what was in flight may be executed at any later time."""
+        session, sections = self.peer.session, self.machine.links[Lane.COMMAND].in_flight
+        self.peer.sessions.append(session)
+        self.late.append((session, sections))
+        return self.lose()
+
+    def execute_late(self, at: int, count: int) -> None:
+        """The first `count` sections of what an old connection had in the pipes are executed, the rest never is."""
+        session, sections = self.late.pop(at)
+        current, self.peer.session = self.peer.session, session
+        self._replies(sections[:count], {})
+        self.peer.session = current
+        self.peer.sessions.remove(session)
 
     def answer(self, answers: Mapping[str, Answer] | None = None, lane: Lane = Lane.COMMAND) -> list[Effect]:
         """The batch in flight is answered: the sections with these purposes so, the others by the peer."""
@@ -368,8 +397,8 @@ class Script:
 
     def _transaction(self, commands: Sequence[Command], given: Answer | None) -> list[RawReply]:
         queued: list[RawReply] = [b"OK", *([b"QUEUED"] * len(commands))]
-        aborted = self.peer.dirty
-        self.peer.unwatch()
+        aborted = self.peer.session.dirty
+        self.peer.session.unwatch()
         if isinstance(given, Aborted) or (aborted and given is None):
             return [*queued, None]
         if isinstance(given, Refused):

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 import pytest
 
 from streamfleet_protocol.errors import DecodeError
+from streamfleet_protocol.members import member_task_id, pack_member, unpack_member
 from streamfleet_protocol.wire import (
     ERROR_BYTES_MAX,
     Fields,
@@ -19,10 +20,7 @@ from streamfleet_protocol.wire import (
     decode_task,
     encode_notification,
     encode_task,
-    member_task_id,
-    pack_member,
     task_id_of,
-    unpack_member,
     with_retries,
 )
 

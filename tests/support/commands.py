@@ -15,6 +15,7 @@ from tests.support.servers import wait_until
 
 ROOT = Path(__file__).parent.parent.parent
 ENDS_WITHIN = 20.0
+WARNINGS = "error::ResourceWarning,error::RuntimeWarning"
 
 
 @dataclass
@@ -45,7 +46,7 @@ class Running:
                 arguments,
                 cwd=directory,
                 # The tree itself, whether or not it is installed.
-                env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "error", **environment},
+                env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": WARNINGS, **environment},
                 stdin=source,
                 stdout=out,
                 stderr=err,

@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 
 from streamfleet_protocol.effects import Batch, Confirmed, End, FaultCleared, Faulted, Lane, Settled
+from streamfleet_protocol.members import pack_member
 from streamfleet_protocol.replies import Ok, RawReply, Refused
 from streamfleet_protocol.timing import NEVER
-from streamfleet_protocol.wire import decode_task, encode_task, pack_member
+from streamfleet_protocol.wire import decode_task, encode_task
 
 from ..support import DELAYED, PROMOTIONS, RECEIVER, STREAM, ClientScript, error, of
 

@@ -31,9 +31,10 @@ def one_batch_each(count: int, *, tracked: bool = False, **changes: Any) -> tupl
 
 def roll_back(script: ClientScript, state: Peer) -> None:
     """The server has the data of an earlier time, and what was watched is touched."""
-    now, watched = script.peer.redis_ms, set(script.peer.watched)
+    now, session = script.peer.redis_ms, script.peer.session
     script.peer.__dict__.update(copy.deepcopy(state).__dict__)
-    script.peer.redis_ms, script.peer.watched, script.peer.dirty = now, watched, True
+    script.peer.redis_ms, script.peer.session = now, session
+    session.dirty = True
 
 
 @pytest.mark.parametrize("kept", range(5))
@@ -203,6 +204,34 @@ def test_what_comes_back_may_pass_the_bounds_and_holds_up_new_tasks() -> None:
     script.answer_all()
     assert script.in_stream() == ["t1", "t2", "t3", "t4", "t5"]
     assert script.machine.admission.tasks == script.machine.admission.bytes == 0
+
+
+def test_bytes_of_an_old_connection_are_executed_after_the_new_one_is_up() -> None:
+    """Finding 1: sent again, and then the old batch arrives. Its WATCH has seen the new connection's SET."""
+    script, _ = one_batch_each(1)
+    script.enqueue(b"x")
+    script.lose_late()
+    script.pass_time(100)
+    script.connect()
+    script.answer_all()
+    assert script.in_stream() == ["t1", "t2"]
+    script.execute_late(0, 99)
+    assert script.in_stream() == ["t1", "t2"]
+    script.live(30_000)
+    assert script.in_stream() == ["t1", "t2"]
+
+
+def test_bytes_of_an_old_connection_are_executed_before_the_arming() -> None:
+    """Then the sequence shows it, and nothing is sent again."""
+    script, _ = one_batch_each(1)
+    script.enqueue(b"x")
+    script.lose_late()
+    script.pass_time(100)
+    script.connect()
+    script.execute_late(0, 99)
+    script.answer_all()
+    assert script.in_stream() == ["t1", "t2"]
+    assert notes(script.effects, DataLossSeen) == []
 
 
 # Retention.

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from streamfleet_protocol.wire import TaskEntry, decode_task, unpack_member
+from streamfleet_protocol.members import unpack_member
+from streamfleet_protocol.wire import TaskEntry, decode_task
 
 from ..support import DELAYED, REDIS_START, STREAM, ClientScript, sent
 

@@ -10,6 +10,7 @@ import pytest
 from streamfleet_protocol.commands import Command
 from streamfleet_protocol.effects import Disconnect, Faulted, Lane
 from streamfleet_protocol.inputs import HandlerFailed, Several
+from streamfleet_protocol.members import unpack_member
 from streamfleet_protocol.notes import (
     Note,
     OperationRefused,
@@ -23,7 +24,7 @@ from streamfleet_protocol.replies import RawReply
 from streamfleet_protocol.server.conclusions import Need, need_of
 from streamfleet_protocol.server.lifecycle import TaskState
 from streamfleet_protocol.server.tasks import Conclusion, EndKind
-from streamfleet_protocol.wire import decode_notification, decode_task, unpack_member
+from streamfleet_protocol.wire import decode_notification, decode_task
 from tests.protocol.server.support import (
     ABORTED,
     ME,

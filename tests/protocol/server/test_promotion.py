@@ -8,11 +8,12 @@ from typing import Any
 import pytest
 
 from streamfleet_protocol.effects import Disconnect, Faulted, Lane
+from streamfleet_protocol.members import pack_member
 from streamfleet_protocol.notes import OperationRefused, TaskDeadLettered
 from streamfleet_protocol.replies import RawReply
 from streamfleet_protocol.server.promotion import Delayed, scored
 from streamfleet_protocol.timing import NEVER
-from streamfleet_protocol.wire import decode_task, pack_member
+from streamfleet_protocol.wire import decode_task
 from tests.protocol.server.support import (
     ABORTED,
     ME,
