@@ -125,6 +125,9 @@ class Closing:
         )
         missing = self.leases.missing
         unsettled = self.tasks.by_id or self.conclusions.repairing or missing.ghosts or missing.removing
+        if self.shared.fault is not None and not unsettled:
+            # What is refused for good will not be looked at either: no more than one answer is waited for.
+            self.due_at = min(self.due_at, now + self.settings.command_timeout_ms)
         if looked and not unsettled:
             if self.intake.last_answered:
                 self.stage = Stage.LEAVING

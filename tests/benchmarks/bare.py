@@ -65,6 +65,6 @@ def round_trips(port: int, tasks: int) -> float:
 
 
 def _connect(port: int) -> Any:
-    connection = Connection(host="127.0.0.1", port=port, protocol=2)
-    connection.connect()
+    connection = Connection(host="127.0.0.1", port=port, protocol=2)  # type: ignore[no-untyped-call]
+    connection.connect()  # type: ignore[no-untyped-call]
     return connection

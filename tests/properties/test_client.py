@@ -121,9 +121,10 @@ times = st.tuples(st.just("time"), st.sampled_from([0, 1, 10, 50, 100, 300, 700,
 common = st.one_of(
     enqueues,
     enqueues,
-    st.tuples(st.sampled_from(["flush", "due", "spurious", "connect", "answer all"]), small),
-    st.tuples(st.sampled_from(["due", "connect", "answer all"]), small),
     times,
+    *[st.tuples(st.sampled_from(["due", "connect", "answer all"]), small)] * 3,
+    *[st.tuples(st.just("live"), st.sampled_from([20, 300, 1_200, 2_500]))] * 2,
+    st.tuples(st.sampled_from(["flush", "spurious", "connect"]), small),
     st.tuples(st.just("word"), small, st.sampled_from(list(NotificationType))),
     st.tuples(st.just("take"), small),
 )
@@ -257,6 +258,7 @@ class World(Script):
 
     def __init__(self, **changes: Any) -> None:
         super().__init__(ClientMachine(ClientSettings(**{**SETTINGS, **changes})), Peer(), now=50_000)
+        self.read_margin_ms = SETTINGS["read_margin_ms"]
         self.rules = Rules(self.machine)
         self.named = 0
         self.call = 0
@@ -342,6 +344,21 @@ class World(Script):
     def do_time(self, span: int) -> None:
         self._move_to(self.now + span)
         self.feed(Timeout())
+
+    def do_live(self, span: int) -> None:
+        """A while without faults."""
+        end = self.now + span
+        for _ in range(200):
+            self.do_connect(0)
+            if self.machine.command.token:
+                self.answer()
+                continue
+            due = self._due(True)
+            if due > end:
+                break
+            self._move_to(max(self.now, due))
+            self._happen(True)
+        self._move_to(max(self.now, end))
 
     def do_due(self, _: int) -> None:
         """What a driver does: come back when asked to. Then something happens, or the machine waits for longer."""
