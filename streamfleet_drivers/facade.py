@@ -165,8 +165,8 @@ def returned(run: int, task: Task, result: object) -> HandlerDone:
     return HandlerRejects(run, f"the handler of {task.queue!r} returned {kind}; a result is bytes, str or None")
 
 
-def raised(run: int, error: BaseException) -> HandlerDone:
-    """What a handler's exception means."""
+def raised(run: int, task: Task, error: BaseException) -> HandlerDone:
+    """What a handler's exception means. The log has its traceback, which never goes over the wire."""
     if isinstance(error, Retry):
         try:
             delay = None if error.delay is None else duration_ms("the delay of Retry", error.delay)
@@ -175,6 +175,7 @@ def raised(run: int, error: BaseException) -> HandlerDone:
         return HandlerAsksRetry(run, delay, error.reason)
     if isinstance(error, Reject):
         return HandlerRejects(run, error.reason)
+    logger.warning("the handler of %r failed on task %s", task.queue, task.id, exc_info=error)
     try:
         message = str(error)
     except Exception:

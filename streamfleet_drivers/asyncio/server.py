@@ -207,12 +207,12 @@ class Server:
         try:
             answer = returned(run, task, await function(task))
         except asyncio.CancelledError as error:
-            answer = HandlerCanceled(run) if task.canceled else raised(run, error)
+            answer = HandlerCanceled(run) if task.canceled else raised(run, task, error)
         except Exception as error:
-            answer = raised(run, error)
+            answer = raised(run, task, error)
         except BaseException as error:
             # KeyboardInterrupt and SystemExit end the program; the task is retried by its policy.
-            self._done(run, raised(run, error))
+            self._done(run, raised(run, task, error))
             raise
         self._done(run, answer)
 
@@ -261,4 +261,4 @@ def _call(run: int, function: Handler, task: Task) -> HandlerDone:
     try:
         return returned(run, task, function(task))
     except BaseException as error:
-        return raised(run, error)
+        return raised(run, task, error)

@@ -368,6 +368,26 @@ class Chaos:
         twin.now = rig.now
         assert twin.snapshot() == rig.machine.snapshot()
 
+    def all_is_well_for_a_while(self) -> None:
+        """Answers are healthy and at once, so that a run gets somewhere between its disturbances."""
+        rig = self.rig
+        end = rig.now + self.draw(st.sampled_from([10, 100, RENEW, RENEW, 2 * RENEW, LEASE + 2 * RENEW]))
+        for _ in range(200):
+            answer_healthily(self, handlers=False)
+            due = rig.machine.next_timeout()
+            if due is None or due > end:
+                break
+            rig.wait(max(0, min(due, rig.block_ends if rig.blocked else due) - rig.now))
+            self.facts.unblocked |= rig.blocked and rig.now >= rig.block_ends
+            if due <= rig.now:
+                rig.feed(Timeout())
+
+    def an_entry_is_dropped(self) -> None:
+        """Somebody deletes a consumer, and what was pending under it is pending nowhere."""
+        facts = self.rig.queue(self.draw(st.integers(0, len(self.rig.machine.queues) - 1)))
+        if facts.pending:
+            del facts.pending[self.draw(st.sampled_from(sorted(facts.pending)))]
+
     def the_server_is_closed(self) -> None:
         if self.draw(st.integers(0, 5)) == 0:
             self.feed(CloseServer(self.draw(st.sampled_from([0, 100, 30_000]))))
@@ -395,8 +415,11 @@ class Chaos:
                     self.many_handlers_answer,
                     self.another_takes_over,
                     self.another_promotes,
+                    self.an_entry_is_dropped,
                     self.time_passes,
                     self.time_passes,
+                    self.all_is_well_for_a_while,
+                    self.all_is_well_for_a_while,
                     self.the_server_is_closed,
                 ]
             )
@@ -477,11 +500,11 @@ def heal(chaos: Chaos) -> None:
     raise AssertionError(f"not at rest: {left(chaos)}, {rig.machine.tasks.by_id}")
 
 
-def answer_healthily(chaos: Chaos) -> None:
+def answer_healthily(chaos: Chaos, *, handlers: bool = True) -> None:
     """All that is in flight is carried out and answered; a blocked read when it has found something."""
     rig, facts = chaos.rig, chaos.facts
     for _ in range(5000):
-        for run in list(rig.watch.running):
+        for run in list(rig.watch.running) if handlers else ():
             held = rig.machine.tasks.running.get(run)
             assert held is not None
             chaos.succeeded.add(held.task_id)
@@ -494,6 +517,8 @@ def answer_healthily(chaos: Chaos) -> None:
         ):
             waiting.remove(Lane.READ)
         if waiting:
+            if not chaos.faults_only:
+                rig.effects.clear()
             token = rig.batch(waiting[0]).token
             rig.feed(Reply(token, chaos.carry_out(waiting[0])))
             continue
