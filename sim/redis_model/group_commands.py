@@ -150,9 +150,7 @@ def _pending_summary(group: Group) -> Reply:
     if not group.ids:
         return [0, None, None, None]
     owners = [
-        [name, b"%d" % len(group.consumers[name].ids)]
-        for name in sorted(group.consumers)
-        if group.consumers[name].ids
+        [name, b"%d" % len(group.consumers[name].ids)] for name in sorted(group.consumers) if group.consumers[name].ids
     ]
     return [len(group.ids), format_id(group.ids[0]), format_id(group.ids[-1]), owners]
 

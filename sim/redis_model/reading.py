@@ -21,9 +21,7 @@ _NO_DOLLAR = (
     "history of this consumer by specifying a proper ID, or use the > ID to get new messages. The $ ID would "
     "just return an empty result set."
 )
-_NO_NEW = (
-    "ERR The > ID can be specified only when calling XREADGROUP using the GROUP <group> <consumer> option."
-)
+_NO_NEW = "ERR The > ID can be specified only when calling XREADGROUP using the GROUP <group> <consumer> option."
 
 
 def _unbalanced(version: Version, command: str) -> CommandError:

@@ -35,9 +35,7 @@ def _parse_options(args: Sequence[bytes], *, adding: bool) -> _Options:
         more = len(args) - 1 - i
         if option == b"MAXLEN" and more:
             if options.maxlen is not None:
-                raise CommandError(
-                    "ERR syntax error, MAXLEN and MINID options at the same time are not compatible"
-                )
+                raise CommandError("ERR syntax error, MAXLEN and MINID options at the same time are not compatible")
             options.approximate = False
             if more >= 2 and args[i + 1] in (b"~", b"="):
                 options.approximate = args[i + 1] == b"~"

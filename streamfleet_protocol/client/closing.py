@@ -69,7 +69,6 @@ class Closing:
             elif now >= self.due_at:
                 self.stage = Stage.RESOLVING
                 self.due_at = now + self.settings.command_timeout_ms
-                self.outbox.paused = True
         if self.stage is Stage.RESOLVING:
             resolved = not any(queue.in_flight for queue in queues)
             if resolved or not link.token or now >= self.due_at:
@@ -99,8 +98,7 @@ class Closing:
 
     def on_tidied(self, _now: int, _outcome: Outcome, _context: None) -> None:
         """Whatever could not be removed is collected by others."""
-        if self.stage is Stage.TIDYING:
-            self._end()
+        self._end()
 
     def _end(self) -> None:
         unsent: list[str] = []

@@ -21,9 +21,6 @@ from .receiver import Receiver
 from .records import QueueOutbox
 from .tracker import Tracker
 
-_BEATING = (Stage.OPEN, Stage.FLUSHING)
-"""A long flush must not look like death."""
-
 
 class ClientMachine(Machine[ClientInput]):
     """Accepts tasks, sends them, repairs losses, tracks outcomes."""
@@ -131,14 +128,10 @@ class ClientMachine(Machine[ClientInput]):
         return self.receiver.read_backoff.until if readable else NEVER
 
     def _compose_due_at(self) -> int:
-        if self.closing.stage is Stage.TIDYING:
-            return 0
+        # The lane is never free in the stages after FLUSHING: each of them waits for one batch.
         if not self.outbox.armed:
             return min(self.receiver.due_at(), self.outbox.due_at())
-        parts = (self.receiver, self.audit, self.outbox)
-        due = min(part.due_at() for part in parts)
-        if self.closing.stage in _BEATING:
-            due = min(due, self.heartbeat.due_at())
+        due = min(part.due_at() for part in (self.receiver, self.audit, self.outbox, self.heartbeat))
         return min(due, self.garbage.due_at()) if self.closing.stage is Stage.OPEN else due
 
     # Batches.
@@ -164,7 +157,8 @@ class ClientMachine(Machine[ClientInput]):
             return
         if self.closing.stage is Stage.OPEN:
             self.garbage.compose(now, write)
-        if self.closing.stage in _BEATING and now >= self.heartbeat.due_at():
+        if now >= self.heartbeat.due_at():
+            # Also in a long flush, which must not look like death.
             self.heartbeat.compose(now, write)
             return
         self.outbox.compose(now, write)

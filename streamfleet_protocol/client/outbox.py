@@ -54,8 +54,6 @@ class Outbox:
         self.backoff = Backoff(settings.backoff_least_ms, settings.backoff_most_ms)
         self.turn = 0
         """The queue that fills the next batch first."""
-        self.paused = False
-        """The client is closing and its time is over: nothing more is sent."""
         self.confirmed = 0
         """Tasks confirmed, over the whole life."""
         self.retained_bytes = 0
@@ -67,7 +65,7 @@ class Outbox:
 
     def due_at(self) -> int:
         """When a batch, or the arming, can go."""
-        if self.armed and (self.paused or not any(self._sendable(queue) for queue in self.queues.values())):
+        if self.armed and not any(self._sendable(queue) for queue in self.queues.values()):
             return NEVER
         return self.backoff.until
 

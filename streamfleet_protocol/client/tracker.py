@@ -138,10 +138,8 @@ class Tracker:
         """Settle what is over and was looked for once more."""
         if self.undated and self.shared.clock.offset_ms is not None:
             for task_id in self.undated:
-                handle = self.handles.get(task_id)
-                if handle is not None:
-                    due = self.shared.clock.own(handle.task.options.expires_ts)
-                    heapq.heappush(self.deadlines, (max(0, due), task_id))
+                due = self.shared.clock.own(self.handles[task_id].task.options.expires_ts)
+                heapq.heappush(self.deadlines, (max(0, due), task_id))
             self.undated.clear()
         while self.deadlines and self.deadlines[0][0] <= now:
             self._over(now, heapq.heappop(self.deadlines)[1])

@@ -331,7 +331,11 @@ async def test_large_and_binary_payloads_arrive_as_they_were(server: LocalServer
             raise RuntimeError("once more")
         seen.append(task.data)
 
-    async with worker(server.url, handler), Client(server.url, queues=[QUEUE]) as client:
+    # The deadline of a command follows from the renewal; 10 MB need a moment on a busy machine.
+    async with (
+        worker(server.url, handler, lease=60, renew_interval=10),
+        Client(server.url, queues=[QUEUE]) as client,
+    ):
         for each in data:
             await (await client.enqueue_and_track(QUEUE, each, retry_delay=0.001)).wait(timeout=30)
         await queue.rest()

@@ -388,23 +388,31 @@ async def test_an_enqueue_batch_that_arrives_before_the_reconnect_is_not_sent_ag
 async def test_a_retry_that_arrives_late_applies_nothing(server: LocalServer) -> None:
     """A retry's transaction that Redis executes after its worker has come back: EXEC answers nil, no second copy."""
     runs, queue = Runs(), Queue(server)
-    third = asyncio.Event()
+    go_on = asyncio.Event()
+    renewals: list[Command] = []
 
     async def handler(task: Task) -> None:
         runs.record(task)
         if task.attempt == 1:
+            # The renewal's EXEC ends the WATCH of the last look: from then on the retry has none but its own.
+            await until(lambda: renewals)
             raise RuntimeError("not yet")
-        await third.wait()
+        await go_on.wait()
+
+    def watch_renewals(commands: list[Command]) -> bool:
+        renewals.extend(command for command in commands if renewal([command]))
+        return False
 
     with Proxy(server.port) as proxy:
+        proxy.hold(watch_renewals)
         hold = proxy.hold(in_transaction((b"XADD", KEYS.stream), (b"XACK", KEYS.stream)))
-        async with worker(proxy.url, handler), Client(server.url, queues=[QUEUE]) as client:
+        async with worker(proxy.url, handler, **quick()), Client(server.url, queues=[QUEUE]) as client:
             handle = await client.enqueue_and_track(QUEUE, b"shy", retry_delay=0)
             await runs.reach(2)
             assert hold.hits == 1
             (late,) = await asyncio.to_thread(hold.release)
             assert b"*-1\r\n" in late, "EXEC was not nil"
-            third.set()
+            go_on.set()
             await handle.wait(timeout=20)
             await queue.rest()
     assert runs.attempts(b"shy") == [1, 2]

@@ -336,7 +336,8 @@ class World(Script):
         replies: list[RawReply] = []
         for at, section in enumerate(link.in_flight):
             mode, values = modes[at] if at < len(modes) else (0, [])
-            replies += self._replies((section,), {".".join(section.handler): answer_of(section, mode, values)})
+            given = answer_of(section, mode, values)
+            replies += self._replies((section,), {".".join(section.handler): given} if given else {})
         if modes and modes[0][0] == 6 and link.in_flight[0].commands[0] == MULTI:
             replies[-1 if len(link.in_flight) == 1 else len(link.in_flight[0].commands) - 1] = modes[0][1]
         self.feed(Reply(link.token, replies))
@@ -429,8 +430,8 @@ class World(Script):
         return found
 
 
-def answer_of(section: Section, mode: int, values: list[Any]) -> Answer:
-    """One answer of many kinds to a section."""
+def answer_of(section: Section, mode: int, values: list[Any]) -> Answer | None:
+    """One answer of many kinds to a section; None: the peer's own."""
     commands = section.commands
     count = len(commands) - 2 if commands[0] == MULTI else len(commands)
     errors = [value for value in values if isinstance(value, ErrorReply)]
@@ -442,7 +443,7 @@ def answer_of(section: Section, mode: int, values: list[Any]) -> Answer:
         return Ok((values * count)[:count] if values else [None] * count)
     if mode in (4, 5):
         return But({at % count: value for at, value in enumerate(values)})
-    return But({})
+    return None
 
 
 @settings(max_examples=150, deadline=None)

@@ -71,7 +71,10 @@ def settings(**changes: Any) -> ClientSettings:
 
 @dataclass(frozen=True)
 class But:
-    """An answer: as the peer answers, but for the elements with these indexes (of the plain section, or of EXEC)."""
+    """An answer: as the peer answers, but for the elements with these indexes (of the plain section, or of EXEC).
+
+    A WATCH is not asked: the transaction is applied.
+    """
 
     elements: Mapping[int, RawReply]
 

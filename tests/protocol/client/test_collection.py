@@ -306,6 +306,31 @@ def test_a_refused_removal_of_a_producer_is_not_told_as_done(code: str) -> None:
     assert ("producer", "old") in collected(script)
 
 
+@pytest.mark.parametrize("applied", [True, False])
+def test_a_removal_of_a_producer_without_an_answer_is_made_again(applied: bool) -> None:
+    script = waiting_a_day()
+    script.live_to(PRODUCER, most_ms=30 * HOUR)
+    script.reconnect(applied=applied)
+    script.answer_all()
+    assert collected(script) == []
+    script.live(30 * HOUR)
+    assert b"old" not in script.peer.hashes[PRODUCERS]
+
+
+def test_a_removal_that_can_not_be_written_any_more_is_given_up() -> None:
+    """Still as silent as before, but the connection that has the WATCH turns out to be of no use."""
+    script = looking(b"dead")
+    script.live_to(SCORE)
+    script.answer({DELETED: Refused(error("READONLY"))})
+    script.pass_time(100)
+    script.connect()
+    script.answer_all()
+    assert collected(script) == []
+    assert b"dead" in script.peer.sorted_sets[RECEIVERS]
+    script.live(100_000)
+    assert collected(script) == [("client", "dead")]
+
+
 def test_the_tasks_are_untouched_by_all_this() -> None:
     script = looking(b"dead")
     script.live(300_000)

@@ -220,6 +220,40 @@ def test_a_task_lost_and_over_is_looked_for_and_not_sent_again() -> None:
     assert script.machine.admission.tasks == 0
 
 
+def test_its_last_look_may_come_after_its_turn_to_be_sent_again() -> None:
+    """It falls out of the local queue, and its handle waits for the look all the same."""
+    script = tracking(expires_in_ms=5_000)
+    script.lose()
+    script.pass_time(6_000)
+    script.peer.flush()
+    while script.machine.command.state is not LinkState.CONNECTING:
+        script.pass_time(1)
+    script.connect()
+    script.answer({PEEKED: Refused(error("LOADING"))})
+    while PEEKED not in script.flight():
+        assert settled(script) == []
+        if script.flight():
+            script.answer()
+        else:
+            script.pass_time(1)
+    assert script.held() == []
+    script.say("t1", result=b"42")
+    script.answer()
+    assert settled(script) == [("t1", End.COMPLETED, True)]
+    assert script.in_stream() == []
+
+
+def test_a_word_may_come_while_the_last_look_is_under_way() -> None:
+    script = tracking(expires_in_ms=5_000)
+    script.pass_time(5_000)
+    script.say("t1")
+    script.answer(lane=Lane.READ)
+    assert settled(script) == [("t1", End.COMPLETED, True)]
+    script.answer_all()
+    script.live(100_000)
+    assert settled(script) == [("t1", End.COMPLETED, True)]
+
+
 def test_many_deadlines_at_once_need_one_look() -> None:
     script = ClientScript(collect_interval_ms=10**9)
     script.track(*[b"x"] * 50, expires_in_ms=5_000)

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from streamfleet_protocol.commands import ONE_DAY_MS
-from streamfleet_protocol.effects import Batch, Confirmed, FaultCleared, Faulted
+from streamfleet_protocol.effects import Batch, Confirmed, Disconnect, FaultCleared, Faulted
 from streamfleet_protocol.notes import DataLossSeen, OperationRefused
 from streamfleet_protocol.replies import Aborted, Refused
 
@@ -160,6 +160,16 @@ def test_an_element_that_is_refused_is_a_refusal() -> None:
     effects = script.answer({BEAT: But({1: error("WRONGTYPE")})})
     assert of(effects, Faulted) == [Faulted(error("WRONGTYPE"))]
     assert notes(effects, DataLossSeen) == []
+
+
+def test_two_refusals_that_point_elsewhere_cost_one_connection() -> None:
+    script = beating()
+    effects = script.answer({BEAT: Refused(error("READONLY")), SIGNS: Refused(error("READONLY"))})
+    assert len(of(effects, Disconnect)) == 1
+    script.live(100)
+    script.connect()
+    script.answer_all()
+    assert script.in_stream() == ["t1"]
 
 
 @pytest.mark.parametrize("purpose", [BEAT, SIGNS])

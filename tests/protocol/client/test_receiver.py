@@ -102,6 +102,20 @@ def test_tasks_behind_one_that_waits_for_it_keep_their_place() -> None:
     assert script.in_stream() == ["t1", "t2"]
 
 
+def test_tasks_before_one_that_waits_for_it_do_not_wait() -> None:
+    script = ClientScript()
+    script.enqueue(b"a")
+    script.track(b"b")
+    script.enqueue(b"c")
+    script.connect()
+    script.answer()
+    script.answer({MADE: Refused(error("OOM"))})
+    script.answer_all()
+    assert script.in_stream() == ["t1"]
+    script.live(1_000)
+    assert script.in_stream() == ["t1", "t2", "t3"]
+
+
 def test_each_heartbeat_makes_sure_of_it() -> None:
     script = tracking()
     script.live_to(MADE)

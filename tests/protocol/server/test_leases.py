@@ -236,6 +236,21 @@ def test_a_renewal_waits_for_the_fence() -> None:
     assert rig.started() == ["t5-0"]
 
 
+def test_a_renewal_without_an_answer_is_made_by_the_look_of_the_next_connection() -> None:
+    rig = Rig()
+    rig.open()
+    rig.bring(task("t1"))
+    at_look(rig)
+    rig.answer()
+    assert renewed(rig) == [b"1001-0"]
+    before = look(rig).renewed_at
+    rig.lose()
+    assert look(rig).renewed_at == before
+    rig.reconnect()
+    rig.until("leases.on_renewed")
+    assert renewed(rig) == [b"1001-0"]
+
+
 def test_an_aborted_renewal_is_followed_by_a_look_at_once() -> None:
     rig = Rig()
     rig.open()
@@ -519,6 +534,23 @@ def test_a_ghost_that_cannot_be_acknowledged_is_found_again() -> None:
     rig.q.pending[b"5-0"].owner = ME
     rig.pass_time(RENEW, {"leases.on_renewed": But({0: []})})
     assert rig.q.pending == {}
+
+
+def test_what_a_read_brings_while_it_is_being_adopted_is_taken_once() -> None:
+    """The group was made again at its beginning, by an operator: `>` gives out what is pending here."""
+    rig = Rig(concurrency=1, prefetch=0)
+    rig.open()
+    rig.deliver(task("busy"))
+    rig.answer_all()
+    at_look(rig)
+    rig.pend(b"5-0", task("t1"), owner=ME)
+    rig.answer()
+    assert commands_named(rig.section("leases.on_renewed"), b"XRANGE")
+    rig.succeed("busy")
+    rig.answer({"intake.on_read": values([[rig.q.keys.stream, [[b"5-0", list(task("t1"))]]]])}, Lane.READ)
+    rig.answer_all()
+    assert rig.started() == ["busy", "t1"]
+    assert rig.notes(TaskAdopted) == []
 
 
 def test_a_new_connection_adopts_what_the_old_one_brought_to_nobody() -> None:

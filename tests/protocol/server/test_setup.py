@@ -224,6 +224,30 @@ def test_a_fence_that_cannot_be_made_is_tried_again(answer: Refusal) -> None:
     assert rig.machine.setup.states[0].backoff.attempts == 0
 
 
+def test_each_queue_has_a_backoff_of_its_own() -> None:
+    rig = connected("a", "b", "c")
+    rig.answer({"setup.on_group": refusal("LOADING")})
+    untils = [state.backoff.until for state in rig.machine.setup.states]
+    assert len(set(untils)) > 1
+    rig.tick(min(untils) - rig.now)
+    asked = [command[2] for command in commands_named(rig.batch(), b"XGROUP")]
+    assert asked == [rig.queue(at).keys.stream for at in range(3) if untils[at] <= rig.now]
+    assert len(asked) < 3
+
+
+def test_a_group_whose_loss_is_seen_twice_is_told_once() -> None:
+    rig = Rig()
+    rig.open()
+    rig.until("leases.on_look")
+    nogroup = refusal("NOGROUP No such key 'streamfleet:q'")
+    rig.answer({"intake.on_read": nogroup}, Lane.READ)
+    rig.answer({"leases.on_look": nogroup})
+    told = [note.operation for note in rig.notes(OperationRefused)]
+    assert told.count("work on 'q'") == 1
+    rig.pass_time(1000)
+    assert rig.machine.setup.complete
+
+
 def test_attempts_are_further_and_further_apart() -> None:
     rig = connected()
     gaps = []
