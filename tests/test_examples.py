@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import signal
 from collections.abc import Iterator
@@ -64,3 +65,14 @@ def test_worker_app(commands: Commands, valkey: LocalServer) -> None:
     assert "not a list of numbers" in nonsense.err
     worker.signal(signal.SIGTERM)
     assert worker.result().code == 0
+
+
+def test_the_example_of_the_readme(commands: Commands, valkey: LocalServer, tmp_path: Path) -> None:
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    assert len(blocks) == 1
+    example = tmp_path / "examples" / "readme.py"
+    example.write_text(blocks[0].replace("redis://127.0.0.1:6379", valkey.url))
+    result = commands.start_python("readme.py").result()
+    assert (result.code, result.err) == (0, "")
+    assert result.lines[-1] == "Result: b'optional result'"
+    assert result.lines.count("Got message: hello") == 2
