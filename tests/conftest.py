@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import signal
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
@@ -11,6 +12,9 @@ import pytest
 
 from streamfleet_drivers.local_server import LocalServer, Persistence
 from tests.support.servers import KINDS, Kind, ServerMissing, servers_required, start_server
+
+# A shell starts background commands with SIGINT ignored, and whatever the tests start would inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 class StartServer(Protocol):
