@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from .effects import Lane
 from .replies import ErrorReply, RawReply
@@ -104,8 +104,7 @@ class CloseServer:
     grace_ms: int
 
 
-@dataclass(frozen=True, slots=True)
-class HandlerSucceeded:
+class HandlerSucceeded(NamedTuple):
     """A handler returned."""
 
     run: int
