@@ -68,9 +68,11 @@ class Heartbeat:
             write.middle.append(self.receiver.creation())
 
     def on_beat(self, now: int, outcome: Outcome, _context: None) -> None:
-        """Compare the sequences; a watch key that is gone must be set before it can guard anything."""
+        """Compare the sequences; a watch key that is gone must be set before it can guard anything.
+
+        Aborted leads to the arming as for a batch, and then to another beat.
+        """
         if isinstance(outcome, Aborted):
-            self.outbox.disarm()
             self.next_at = now
         elif isinstance(outcome, Refused):
             self._refused(now, outcome.error)

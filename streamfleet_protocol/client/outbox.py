@@ -15,12 +15,11 @@ from typing import TYPE_CHECKING
 from .. import commands
 from ..commands import Command
 from ..effects import Confirmed
-from ..errors import check
 from ..link import Section, Write, transaction_section
 from ..machine import Shared
 from ..members import pack_member
 from ..notes import DataLossSeen, ExpiredUnsent, RetentionCut
-from ..replies import ErrorReply, Ok, Outcome, RawReply, Refused, Unknown
+from ..replies import ErrorReply, Ok, Outcome, RawReply, Refused
 from ..settings import ClientSettings
 from ..timing import NEVER, Backoff, milliseconds
 from .records import Outgoing, QueueOutbox, SentBatch
@@ -115,11 +114,9 @@ class Outbox:
 
     def on_armed(self, now: int, outcome: Outcome, _context: None) -> None:
         """The sequences are known: resolve what was in flight, and see whether something was lost."""
-        if isinstance(outcome, Unknown):
-            return
-        if not isinstance(outcome, Ok):
-            assert isinstance(outcome, Refused)
+        if isinstance(outcome, Refused):
             self._refused(now, "arming", outcome.error)
+        if not isinstance(outcome, Ok):
             return
         redis_ms = milliseconds(outcome.values[len(self.queues) + 2])
         if redis_ms is None:
@@ -213,7 +210,7 @@ class Outbox:
         return commands.append(queue.keys.stream, fields)
 
     def on_batch(self, now: int, outcome: Outcome, shape: tuple[tuple[str, int], ...]) -> None:
-        """The batch is applied, or not, or it is not known; then the arming of the next connection tells."""
+        """The batch is applied, or was refused. If it was aborted, or is not known, the arming that follows tells."""
         if isinstance(outcome, Ok):
             self.checks += 1
             at = 0
@@ -230,13 +227,10 @@ class Outbox:
         elif isinstance(outcome, Refused):
             for name, _ in shape:
                 queue = self.queues[name]
-                check(queue.in_flight is not None, "a batch that is answered was in flight", name)
                 assert queue.in_flight is not None
-                tasks, queue.in_flight = queue.in_flight.tasks, None
-                queue.put_back(tasks)
+                queue.put_back(queue.in_flight.tasks)
+                queue.in_flight = None
             self._refused(now, "enqueue", outcome.error)
-        else:
-            self.armed = False
 
     def _applied(self, now: int, queue: QueueOutbox, replies: Sequence[RawReply]) -> None:
         batch = queue.in_flight

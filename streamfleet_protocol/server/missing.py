@@ -15,7 +15,7 @@ from ..settings import ServerSettings
 from ..timing import NEVER
 from .intake import bodies
 from .leases import pending_rows
-from .lifecycle import LEASED
+from .lifecycle import LEASED, TaskState
 from .tasks import ServedQueue, Tasks
 
 if TYPE_CHECKING:
@@ -85,6 +85,8 @@ class Missing:
 
     def on_answer(self, _now: int, outcome: Outcome, context: tuple[int, bytes]) -> None:
         """Another's: the lease is lost. In no list: take it back, if it was ever delivered. Gone: lost as well."""
+        if isinstance(outcome, Refused):
+            self.shared.refused("asking about a held entry", outcome.error)
         task = self.tasks.by_id.get(context)
         if not isinstance(outcome, Ok) or task is None or task.state not in LEASED:
             return
@@ -99,6 +101,9 @@ class Missing:
             self.handlers.lease_lost(task, "the entry is gone: another has settled it, or it was deleted")
         elif id_parts(task.entry_id) <= id_parts(last_delivered(groups)):
             self.to_adopt.append(context)
+        elif task.state is TaskState.HELD:
+            # The read brings it again, to whoever is first; kept here, it would only take the room to read it.
+            self.handlers.lease_lost(task, "the group was made again, and will give the entry out anew")
 
     def on_adopted(self, _now: int, outcome: Outcome, context: tuple[int, bytes]) -> None:
         """Ours again, counted as the second delivery; an empty reply means that somebody else was faster."""

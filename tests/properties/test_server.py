@@ -86,7 +86,8 @@ leaves: st.SearchStrategy[RawReply] = st.one_of(
 garbage: st.SearchStrategy[RawReply] = st.recursive(leaves, lambda inner: st.lists(inner, max_size=4), max_leaves=8)
 SETTINGS: list[dict[str, Any]] = [
     {},
-    {"concurrency": 3, "prefetch": 2},
+    {"concurrency": 1, "prefetch": 1},
+    {"concurrency": 3, "prefetch": 3},
     {"concurrency": 2, "prefetch": 0, "page": 2, "batch": 2, "batch_bytes": 300, "dead_letters_max": 5},
     {"concurrency": 5, "lease_ms": 4000, "renew_interval_ms": 1000, "command_timeout_ms": 300, "block_ms": 700},
 ]
@@ -217,9 +218,16 @@ class Chaos:
     def carry_out(self, lane: Lane, *, well: bool = True) -> list[RawReply]:
         """Let the facts carry out the batch in flight; its replies, or something else instead."""
         replies: list[RawReply] = []
-        for section in self.rig.machine.links[lane].in_flight:
-            replies += self._well(section) if well else self._badly(section)
+        sections = self.rig.machine.links[lane].in_flight
+        # Often only one goes wrong, and the others go on as if nothing had been.
+        bad = () if well else range(len(sections)) if self.draw(st.booleans()) else (self._one_of(len(sections)),)
+        for at, section in enumerate(sections):
+            replies += self._badly(section) if at in bad else self._well(section)
         return replies
+
+    def _one_of(self, count: int) -> int:
+        at: int = self.draw(st.integers(0, count - 1))
+        return at
 
     def _execute(self, command: Command) -> RawReply:
         try:
@@ -289,6 +297,10 @@ class Chaos:
             facts.pending[entry_id] = Row(OTHER if how == "another's" else ME, self.facts.redis_ms, deliveries)
             if how == "orphan":
                 del facts.pending[entry_id]
+
+    def some_tasks_come(self) -> None:
+        for _ in range(3):
+            self.a_task_comes()
 
     def another_takes_over(self) -> None:
         """A healthy worker claims something of mine; as it must, it touches the fence."""
@@ -386,6 +398,13 @@ class Chaos:
         if facts.pending:
             del facts.pending[self.draw(st.sampled_from(sorted(facts.pending)))]
 
+    def the_group_is_made_again(self) -> None:
+        """Somebody destroys the group; another worker has made it again, from the first entry on."""
+        if self.draw(st.integers(0, 3)) == 0:
+            facts = self.rig.queue(self.draw(st.integers(0, len(self.rig.machine.queues) - 1)))
+            facts.pending.clear()
+            facts.last_delivered = b"0-0"
+
     def the_server_is_closed(self) -> None:
         if self.draw(st.integers(0, 5)) == 0:
             self.feed(CloseServer(self.draw(st.sampled_from([0, 100, 30_000]))))
@@ -409,11 +428,14 @@ class Chaos:
                     self.a_connection_is_lost,
                     self.a_task_comes,
                     self.a_task_comes,
+                    self.some_tasks_come,
+                    self.a_handler_answers,
                     self.a_handler_answers,
                     self.many_handlers_answer,
                     self.another_takes_over,
                     self.another_promotes,
                     self.an_entry_is_dropped,
+                    self.the_group_is_made_again,
                     self.time_passes,
                     self.time_passes,
                     self.all_is_well_for_a_while,

@@ -107,6 +107,8 @@ class Peer:
     streams: dict[bytes, list[tuple[bytes, tuple[bytes, ...]]]] = field(default_factory=dict)
     groups: set[tuple[bytes, bytes]] = field(default_factory=set)
     ids: int = 0
+    flush_before_watch: bool = False
+    """The next WATCH comes just after somebody's FLUSHALL."""
     session: Session = field(default_factory=Session)
     """Of the connection whose commands are executed."""
     sessions: list[Session] = field(default_factory=list)
@@ -151,6 +153,9 @@ class Peer:
         return self.strings.get(key)
 
     def _watch(self, *keys: bytes) -> RawReply:
+        if self.flush_before_watch:
+            self.flush_before_watch = False
+            self.flush()
         self.session.watched.update(keys)
         return b"OK"
 

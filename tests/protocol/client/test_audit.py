@@ -376,6 +376,20 @@ def test_30_s_after_a_reconnect(lane: Lane, outage: int) -> None:
     assert 25_000 <= script.now - began <= 31_000, "the lanes may come back some seconds apart"
 
 
+def test_a_search_that_was_due_during_an_outage_waits_for_the_words_too() -> None:
+    script = tracking(reconnect_audit_ms=30_000, audit_grace_ms=20_000)
+    script.take("t1")
+    script.peer._del(RECEIVER)
+    script.live(10_000)
+    script.lose()
+    script.pass_time(300_000)
+    bring_up(script)
+    began = script.now
+    while not settled(script):
+        script.live(100)
+    assert 25_000 <= script.now - began <= 31_000
+
+
 def bring_up(script: ClientScript) -> None:
     """Connect whatever is down, and answer all."""
     for _ in range(10_000):

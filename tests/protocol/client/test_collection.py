@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from streamfleet_protocol.commands import EXEC, MULTI
-from streamfleet_protocol.effects import Batch, FaultCleared, Faulted
+from streamfleet_protocol.effects import Batch, FaultCleared, Faulted, Lane
 from streamfleet_protocol.notes import DataLossSeen, GarbageCollected
 from streamfleet_protocol.replies import Aborted, Ok, RawReply, Refused
 
@@ -317,16 +317,27 @@ def test_a_removal_of_a_producer_without_an_answer_is_made_again(applied: bool) 
     assert b"old" not in script.peer.hashes[PRODUCERS]
 
 
-def test_a_removal_that_can_not_be_written_any_more_is_given_up() -> None:
-    """Still as silent as before, but the connection that has the WATCH turns out to be of no use."""
+def test_a_removal_that_cannot_be_written_any_more_is_given_up() -> None:
+    """Still as silent as before, but the connection that has the WATCH turns out to be of no use in the same moment."""
     script = looking(b"dead")
-    script.live_to(SCORE)
-    script.answer({DELETED: Refused(error("READONLY"))})
+    script.track(b"b")
+    script.answer_all()
+    script.connect(Lane.READ)
+    while True:
+        script.live_to(LOOK)
+        if script.machine.garbage.clients[0][b"dead"].since <= script.now - 60_000:
+            break
+        script.answer()
+    script.say("nobody")
+    script.answer(lane=Lane.READ)
+    script.answer()
+    assert script.waits_for("receiver.on_deleted", DELETED, SCORE)
+    script.answer({"receiver.on_deleted": Refused(error("READONLY"))})
     script.pass_time(100)
     script.connect()
     script.answer_all()
     assert collected(script) == []
-    assert b"dead" in script.peer.sorted_sets[RECEIVERS]
+    assert b"dead" in script.peer.sorted_sets[RECEIVERS], "without its WATCH the EXEC must not be written"
     script.live(100_000)
     assert collected(script) == [("client", "dead")]
 

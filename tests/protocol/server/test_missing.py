@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from streamfleet_protocol.effects import CancelHandler
+from streamfleet_protocol.effects import CancelHandler, Faulted, Lane
 from streamfleet_protocol.notes import LeaseLost, OperationRefused, TaskAdopted
 from streamfleet_protocol.replies import RawReply
 from streamfleet_protocol.server.lifecycle import TaskState
 from streamfleet_protocol.server.missing import id_parts, last_delivered
-from tests.protocol.server.support import LEASE, ME, OTHER, RENEW, But, Rig, Row, commands_named, refusal, task
+from tests.protocol.server.support import LEASE, ME, OTHER, RENEW, But, Rig, Row, commands_named, refusal, task, values
 
 
 def asked(*tasks: tuple[bytes, ...], **changes: object) -> Rig:
@@ -92,6 +92,30 @@ def test_an_undelivered_entry_is_left_to_the_read() -> None:
     assert rig.held(b"1001-0").state is TaskState.RUNNING
 
 
+def test_an_undelivered_entry_that_is_only_held_takes_no_room_from_the_read_that_will_bring_it() -> None:
+    """Somebody has destroyed the group; to hold on to the entry and not to read would be to wait for ever."""
+    rig = asked(task("t1"), task("t2"), concurrency=1, prefetch=0)
+    rig.q.last_delivered = b"0-0"
+    rig.succeed("t1")
+    rig.answer_all()
+    assert rig.machine.tasks.by_id == {}
+    assert rig.started() == []
+    assert b"1002-0" in rig.q.bodies
+    assert rig.in_flight(Lane.READ)
+    reply = values([[rig.q.keys.stream, [[b"1002-0", list(task("t2"))]]]])
+    rig.answer({"intake.on_read": reply}, Lane.READ)
+    assert rig.started() == ["t2"]
+
+
+@pytest.mark.parametrize("part", ["missing.on_answer", "missing.on_adopted"])
+def test_without_permission_the_server_stops(part: str) -> None:
+    rig = asked()
+    if part == "missing.on_adopted":
+        rig.answer()
+    rig.answer({part: refusal("NOPERM no")})
+    assert len(rig.of(Faulted)) == 1
+
+
 def test_somebody_else_was_faster() -> None:
     """XCLAIM with the lease as min-idle answers nothing where it is in somebody's list."""
     rig = asked()
@@ -133,7 +157,7 @@ def test_a_refusal_is_asked_again_by_the_next_look(part: str) -> None:
         rig.answer()
     rig.answer({part: refusal("LOADING no")})
     noted = [note.operation for note in rig.notes(OperationRefused)]
-    assert noted == (["adopting"] if part == "missing.on_adopted" else [])
+    assert noted == ["adopting" if part == "missing.on_adopted" else "asking about a held entry"]
     rig.answer_all()
     assert b"1001-0" not in rig.q.pending
     rig.pass_time(RENEW + 1)
