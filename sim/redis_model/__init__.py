@@ -6,6 +6,7 @@ Valkey 9.1; a differential test holds it to them. What it has not raises `NotMod
 
 from .errors import ErrorReply, NotModelledError
 from .keyspace import Snapshot
+from .observer import Observer
 from .replies import BLOCKED, Blocked, Outcome, Reply
 from .server import Connection, ModelServer
 from .versions import VERSIONS, Version, VersionName
@@ -18,6 +19,7 @@ __all__ = [
     "ErrorReply",
     "ModelServer",
     "NotModelledError",
+    "Observer",
     "Outcome",
     "Reply",
     "Snapshot",

@@ -96,7 +96,12 @@ def xgroup_createconsumer(keys: Keyspace, args: Sequence[bytes]) -> Reply:
 
 def xgroup_delconsumer(keys: Keyspace, args: Sequence[bytes]) -> Reply:
     """XGROUP DELCONSUMER: how many pending entries went with it."""
-    return _find_for_xgroup(keys, args[2], args[3]).drop_consumer(args[4])
+    ids = _find_for_xgroup(keys, args[2], args[3]).drop_consumer(args[4])
+    if ids is None:
+        return 0
+    if keys.observer is not None:
+        keys.observer.consumer_deleted(args[2], args[3], args[4], [format_id(entry_id) for entry_id in ids])
+    return len(ids)
 
 
 def xack(keys: Keyspace, args: Sequence[bytes]) -> Reply:
@@ -107,7 +112,12 @@ def xack(keys: Keyspace, args: Sequence[bytes]) -> Reply:
         return 0
     done = 0
     for entry_id in [parse_id(text) for text in args[3:]]:
-        done += group.release(entry_id)
+        owner = group.release(entry_id)
+        if owner is None:
+            continue
+        done += 1
+        if keys.observer is not None:
+            keys.observer.acknowledged(args[1], args[2], format_id(entry_id), owner)
     return done
 
 
@@ -220,7 +230,9 @@ def xclaim(keys: Keyspace, args: Sequence[bytes]) -> Reply:
     for entry_id in ids:
         old = group.pending.get(entry_id)
         if entry_id not in stream.entries:
-            group.release(entry_id)
+            owner = group.release(entry_id)
+            if owner is not None and keys.observer is not None:
+                keys.observer.acknowledged(args[1], args[2], format_id(entry_id), owner)
             continue
         if old is None and not force:
             continue
@@ -237,6 +249,9 @@ def xclaim(keys: Keyspace, args: Sequence[bytes]) -> Reply:
             count += 1
         group.assign(entry_id, name, consumer, delivered, count)
         consumer.active = keys.now
+        if keys.observer is not None:
+            previous = None if old is None else old[0]
+            keys.observer.claimed(args[1], args[2], format_id(entry_id), name, previous, just_id)
         claimed.append(format_id(entry_id) if just_id else stream.show(entry_id))
     return claimed
 

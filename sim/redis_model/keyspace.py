@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
 from .errors import WRONG_TYPE, CommandError
+from .observer import Observer
 from .streams import Stream
 from .versions import Version
 from .zset import ZSet
 
 Value = bytes | dict[bytes, bytes] | ZSet | Stream
+Frozen = tuple[Hashable, ...]
 
 
 class Watcher(Protocol):
@@ -27,6 +29,10 @@ class Snapshot:
     data: dict[bytes, Value]
     expires: dict[bytes, int]
 
+    def frozen(self) -> Frozen:
+        """All of it as nested tuples: equal, and of equal hash, exactly where the snapshots are equal."""
+        return freeze(self.data, self.expires)
+
 
 def _copy(value: Value) -> Value:
     """A copy that shares only what never changes (entries, pending records, members)."""
@@ -35,10 +41,26 @@ def _copy(value: Value) -> Value:
     return value.copy()
 
 
+def freeze(data: Mapping[bytes, Value], expires: Mapping[bytes, int]) -> Frozen:
+    """The data of a server as nested tuples, which hash; equal exactly where the data is equal."""
+    return (
+        tuple((key, _freeze(data[key])) for key in sorted(data)),
+        tuple(sorted(expires.items())),
+    )
+
+
+def _freeze(value: Value) -> Hashable:
+    if isinstance(value, bytes):
+        return value
+    if isinstance(value, dict):
+        return ("hash", *sorted(value.items()))
+    return value.frozen()
+
+
 class Keyspace:
     """The one database of a server."""
 
-    __slots__ = ("blocked", "data", "expires", "next_expiry", "now", "ready", "version", "watched")
+    __slots__ = ("blocked", "data", "expires", "next_expiry", "now", "observer", "ready", "version", "watched")
 
     def __init__(self, version: Version, now: int) -> None:
         self.version = version
@@ -52,6 +74,7 @@ class Keyspace:
         """Keys with blocked readers, and how many."""
         self.ready: dict[bytes, None] = {}
         """Keys whose blocked readers are to be looked at after this command, in order of their signals."""
+        self.observer: Observer | None = None
 
     # Values of one type. A wrong type is an error; a missing key is None.
 

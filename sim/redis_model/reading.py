@@ -5,10 +5,11 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Sequence
 
-from .arguments import MAX_ID, NEW_ENTRIES, parse_id, parse_int
+from .arguments import MAX_ID, NEW_ENTRIES, format_id, parse_id, parse_int
 from .errors import SYNTAX, CommandError, NotModelledError
 from .keyspace import Keyspace
 from .lag import note_delivery
+from .observer import Observer
 from .replies import ReadRequest, Reply
 from .streams import Group, Stream
 from .versions import Version
@@ -142,11 +143,11 @@ def read(keys: Keyspace, request: ReadRequest) -> Reply:
         if after != NEW_ENTRIES:
             found.append([key, _history(keys, stream, group, after, request)])
         elif stream.ids and stream.ids[-1] > group.last_id:
-            found.append([key, deliver(keys, stream, group, request, request.count)])
+            found.append([key, deliver(keys, key, stream, group, request, request.count)])
     return found or None
 
 
-def deliver(keys: Keyspace, stream: Stream, group: Group, request: ReadRequest, count: int) -> list[Reply]:
+def deliver(keys: Keyspace, key: bytes, stream: Stream, group: Group, request: ReadRequest, count: int) -> list[Reply]:
     """New entries for a consumer; they are pending for it from now on, unless NOACK."""
     now = keys.now
     consumer = group.consumer(request.consumer, now)
@@ -156,10 +157,19 @@ def deliver(keys: Keyspace, stream: Stream, group: Group, request: ReadRequest, 
         note_delivery(stream, group, entry_id, keys.version)
         group.last_id = entry_id
         found.append(stream.show(entry_id))
+        if keys.observer is not None:
+            _tell_delivery(keys.observer, key, group, entry_id, request)
         if not request.noack:
             group.assign(entry_id, request.consumer, consumer, now, 1)
             consumer.active = now
     return found
+
+
+def _tell_delivery(observer: Observer, key: bytes, group: Group, entry_id: int, request: ReadRequest) -> None:
+    """Before the record is changed."""
+    old = group.pending.get(entry_id)
+    assert request.group is not None
+    observer.delivered(key, request.group, format_id(entry_id), request.consumer, None if old is None else old[0])
 
 
 def _history(keys: Keyspace, stream: Stream, group: Group, after: int, request: ReadRequest) -> list[Reply]:
@@ -174,7 +184,7 @@ def _history(keys: Keyspace, stream: Stream, group: Group, after: int, request: 
     for entry_id in ids[low:high]:
         entry = stream.entries.get(entry_id)
         if entry is None:
-            found.append([b"%d-%d" % (entry_id >> 64, entry_id & ((1 << 64) - 1)), None])
+            found.append([format_id(entry_id), None])
         else:
             owner, _, count = group.pending[entry_id]
             group.pending[entry_id] = (owner, now, count + 1)
@@ -200,4 +210,4 @@ def serve_one_stream(keys: Keyspace, request: ReadRequest, key: bytes) -> Reply:
         raise CommandError("NOGROUP the consumer group this client was blocked on no longer exists")
     if stream.last_id <= group.last_id:
         return None
-    return [[key, deliver(keys, stream, group, request, count)]]
+    return [[key, deliver(keys, key, stream, group, request, count)]]

@@ -10,7 +10,8 @@ from .arguments import to_bytes
 from .blocking import Readers
 from .errors import CommandError, ErrorReply, wrong_arity
 from .gate import Flag, Mode, mode_text, refusing_mode
-from .keyspace import Keyspace, Snapshot
+from .keyspace import Frozen, Keyspace, Snapshot, freeze
+from .observer import Observer
 from .replies import QUEUED, Outcome, ReadRequest, Reply
 from .session import forget_watches, refuse_exec
 from .table import Command, Table, build_table, find
@@ -39,6 +40,20 @@ class _Switch:
 
     def __set__(self, server: ModelServer, on: bool) -> None:
         server.modes = server.modes | self._mode if on else server.modes & ~self._mode
+
+
+class _Processes:
+    """Counts the processes of a server and of its forks, so that no two have one run id."""
+
+    __slots__ = ("_started",)
+
+    def __init__(self) -> None:
+        self._started = 0
+
+    def start(self) -> int:
+        """The number of a new process."""
+        self._started += 1
+        return self._started
 
 
 class Connection:
@@ -100,7 +115,17 @@ class ModelServer:
         self.connections: dict[int, Connection] = {}
         self._table = _table(self.version.busy_allows_select)
         self._last_connection = 0
-        self._starts = 1
+        self._processes = _Processes()
+        self._process = self._processes.start()
+
+    @property
+    def observer(self) -> Observer | None:
+        """Who is told of changes; None for nobody. A fork begins without."""
+        return self.keys.observer
+
+    @observer.setter
+    def observer(self, observer: Observer | None) -> None:
+        self.keys.observer = observer
 
     # The clock.
 
@@ -208,12 +233,28 @@ class ModelServer:
 
     @property
     def run_id(self) -> str:
-        """Another one after each restart."""
-        return f"{self._starts:040x}"
+        """Another one after each restart, and for each fork; servers made on their own all begin with the same."""
+        return f"{self._process:040x}"
 
     def snapshot(self) -> Snapshot:
         """A copy of all data; entries and pending records are shared, not copied."""
         return self.keys.snapshot()
+
+    def frozen(self) -> Frozen:
+        """What `snapshot().frozen()` is, without the copy between."""
+        return freeze(self.keys.data, self.keys.expires)
+
+    def fork(self, clock_ms: int, data: Snapshot | None = None) -> ModelServer:
+        """Another server process of the same version, with that data or else a copy of what is here now.
+
+        A replica that is promoted: with its own clock and run id, no connections, no state that refuses commands.
+        """
+        other = ModelServer(self.version.name, clock_ms)
+        other.maxmemory_policy = self.maxmemory_policy
+        other._processes = self._processes
+        other._process = self._processes.start()
+        other.keys.restore(data if data is not None else self.snapshot())
+        return other
 
     def restore(self, snapshot: Snapshot) -> None:
         """Replaces the data under the connections, as a full resync does: their WATCHes are touched."""
@@ -226,7 +267,7 @@ class ModelServer:
             self.drop(connection)
         self.readers.clear()
         self.modes = 0
-        self._starts += 1
+        self._process = self._processes.start()
         self.keys.restore(data if data is not None else Snapshot({}, {}))
 
     def demote(self) -> None:

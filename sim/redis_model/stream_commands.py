@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from .arguments import parse_id, parse_int, parse_range_end, parse_range_start
+from .arguments import format_id, parse_id, parse_int, parse_range_end, parse_range_start
 from .errors import INVALID_ID, SYNTAX, CommandError, NotModelledError, wrong_arity
 from .keyspace import Keyspace
 from .replies import Reply
@@ -98,6 +98,8 @@ def xadd(keys: Keyspace, args: Sequence[bytes]) -> Reply:
         stream.trim(options.maxlen, approximate=options.approximate)
     keys.touch(key)
     keys.signal(key)
+    if keys.observer is not None:
+        keys.observer.appended(key, text, tuple(values))
     return text
 
 
@@ -115,7 +117,10 @@ def xdel(keys: Keyspace, args: Sequence[bytes]) -> Reply:
     deleted = stream.delete([parse_id(text) for text in args[2:]])
     if deleted:
         keys.touch(args[1])
-    return deleted
+    if keys.observer is not None:
+        for entry_id in deleted:
+            keys.observer.deleted(args[1], format_id(entry_id))
+    return len(deleted)
 
 
 def xtrim(keys: Keyspace, args: Sequence[bytes]) -> Reply:

@@ -6,7 +6,7 @@ Entries and pending records are tuples that never change: a copy shares them and
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from .arguments import MAX_ID, SEQ_MASK, format_id
@@ -73,6 +73,15 @@ class Group:
             {name: consumer.copy() for name, consumer in self.consumers.items()},
         )
 
+    def frozen(self) -> tuple[Hashable, ...]:
+        """The same as tuples; what is pending for whom is in the records."""
+        return (
+            self.last_id,
+            self.entries_read,
+            tuple((entry_id, self.pending[entry_id]) for entry_id in self.ids),
+            tuple((name, consumer.seen, consumer.active) for name, consumer in sorted(self.consumers.items())),
+        )
+
     def consumer(self, name: bytes, now: int) -> Consumer:
         """The consumer of that name, made where it is missing."""
         consumer = self.consumers.get(name)
@@ -92,26 +101,26 @@ class Group:
             remove_sorted(self.consumers[old[0]].ids, entry_id)
         insert_sorted(consumer.ids, entry_id)
 
-    def release(self, entry_id: int) -> bool:
-        """The entry is pending no more; returns whether it was."""
+    def release(self, entry_id: int) -> bytes | None:
+        """The entry is pending no more; returns its owner, or None where it was not pending."""
         old = self.pending.pop(entry_id, None)
         if old is None:
-            return False
+            return None
         remove_sorted(self.ids, entry_id)
         remove_sorted(self.consumers[old[0]].ids, entry_id)
-        return True
+        return old[0]
 
-    def drop_consumer(self, name: bytes) -> int:
-        """Removes the consumer with all that is pending for it; returns how many that were."""
+    def drop_consumer(self, name: bytes) -> list[int] | None:
+        """Removes the consumer with all that is pending for it; returns the ids, or None without such a consumer."""
         consumer = self.consumers.pop(name, None)
         if consumer is None:
-            return 0
+            return None
         for entry_id in consumer.ids:
             del self.pending[entry_id]
         gone = frozenset(consumer.ids)
         if gone:
             self.ids = [entry_id for entry_id in self.ids if entry_id not in gone]
-        return len(consumer.ids)
+        return consumer.ids
 
 
 @dataclass(slots=True)
@@ -144,6 +153,16 @@ class Stream:
             self.node_fill,
         )
 
+    def frozen(self) -> tuple[Hashable, ...]:
+        """The same as tuples."""
+        return (
+            "stream",
+            tuple(self.entries[entry_id] for entry_id in self.ids),
+            (self.last_id, self.max_deleted, self.added, self.node_fill),
+            tuple(self.nodes),
+            tuple((name, group.frozen()) for name, group in self.sorted_groups()),
+        )
+
     def append(self, entry_id: int, fields: Sequence[bytes]) -> bytes:
         """Adds an entry with an id above all; returns the id as text."""
         if not self.ids or self.node_fill >= NODE_ENTRIES:
@@ -165,15 +184,15 @@ class Stream:
             raise CommandError("ERR The stream has exhausted the last possible ID, unable to add more items")
         return max(now << 64, self.last_id + 1)
 
-    def delete(self, ids: Iterable[int]) -> int:
-        """XDEL; returns how many there were."""
-        deleted = 0
+    def delete(self, ids: Iterable[int]) -> list[int]:
+        """XDEL; returns those that there were."""
+        deleted: list[int] = []
         for entry_id in ids:
             if self.entries.pop(entry_id, None) is None:
                 continue
             remove_sorted(self.ids, entry_id)
             self.max_deleted = max(self.max_deleted, entry_id)
-            deleted += 1
+            deleted.append(entry_id)
         return deleted
 
     def trim(self, maxlen: int, *, approximate: bool) -> int:

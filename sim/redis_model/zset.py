@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left, insort
+from collections.abc import Hashable
 from dataclasses import dataclass, field
 
 
@@ -16,6 +17,10 @@ class ZSet:
     def copy(self) -> ZSet:
         """A copy."""
         return ZSet(dict(self.scores), list(self.order))
+
+    def frozen(self) -> tuple[Hashable, ...]:
+        """The same as tuples."""
+        return ("zset", *self.order)
 
     def put(self, member: bytes, score: float) -> bool:
         """Adds or moves the member; returns whether it is new."""

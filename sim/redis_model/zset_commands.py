@@ -28,8 +28,12 @@ def zadd(keys: Keyspace, args: Sequence[bytes]) -> Reply:
     added = 0
     changed = False
     for score, member in zip(scores, args[3::2], strict=True):
-        changed = changed or zset.scores.get(member) != score
+        if zset.scores.get(member) == score:
+            continue
+        changed = True
         added += zset.put(member, score)
+        if keys.observer is not None:
+            keys.observer.member_added(args[1], member, score)
     if changed:
         keys.touch(args[1])
     return added
@@ -40,12 +44,15 @@ def zrem(keys: Keyspace, args: Sequence[bytes]) -> Reply:
     zset = keys.zset(args[1])
     if zset is None:
         return 0
-    removed = sum(zset.remove(member) for member in args[2:])
+    removed = [member for member in args[2:] if zset.remove(member)]
+    if keys.observer is not None:
+        for member in removed:
+            keys.observer.member_removed(args[1], member)
     if not zset.order:
         keys.delete(args[1])
     elif removed:
         keys.touch(args[1])
-    return removed
+    return len(removed)
 
 
 def zscore(keys: Keyspace, args: Sequence[bytes]) -> Reply:
