@@ -22,7 +22,6 @@ from .replies import Ok, Outcome, RawReply, Refused
 from .timing import Backoff
 
 _PAGE = 200
-_PRODUCER_SILENCE_MS = 24 * 3600 * 1000
 
 
 @dataclass(slots=True)
@@ -43,6 +42,7 @@ class Garbage:
         own_client: bytes,
         *,
         silence_ms: int,
+        producer_silence_ms: int,
         interval_ms: int,
         backoff: Backoff,
     ) -> None:
@@ -50,6 +50,7 @@ class Garbage:
         self.queues = tuple(queues)
         self.own_client = own_client
         self.silence_ms = silence_ms
+        self.producer_silence_ms = producer_silence_ms
         self.interval_ms = interval_ms
         self.backoff = backoff
         self.turn = 0
@@ -165,7 +166,7 @@ class Garbage:
 
     def _collect_producers(self, now: int, queue: int) -> None:
         for client, signs in list(self.producers[queue].items()):
-            if now - signs.since >= _PRODUCER_SILENCE_MS:
+            if now - signs.since >= self.producer_silence_ms:
                 del self.producers[queue][client]
                 self.silent.append((queue, client))
 

@@ -8,6 +8,7 @@ from .errors import InvalidOption, NoQueues
 from .keys import check_queue_name
 
 _MIB = 1024 * 1024
+_DAY_MS = 24 * 3600 * 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,13 +46,15 @@ class ClientSettings:
     """How long an expired handle waits for one more look at its receiver stream."""
     silence_ms: int = 600_000
     """A client that shows no life for this long is collected."""
+    producer_silence_ms: int = _DAY_MS
+    """Its entry among the producers only after this: without it a client that lives on sends again what it holds."""
     collect_interval_ms: int = 60_000
 
     def __post_init__(self) -> None:
         _check_queues(self.queues, "a client needs at least one queue: Client(url, queues=['messages'])")
         _positive(self, "max_local_queue", "max_local_bytes", "heartbeat_ms", "batch_commands", "batch_bytes")
         _positive(self, "command_timeout_ms", "connect_timeout_ms", "block_ms", "backoff_least_ms", "backoff_most_ms")
-        _positive(self, "collect_interval_ms", "silence_ms", "audit_interval_ms")
+        _positive(self, "collect_interval_ms", "silence_ms", "producer_silence_ms", "audit_interval_ms")
         _not_negative(self, "retention_ms", "retention_bytes")
         if self.retention_ms and self.heartbeat_ms * 3 > self.retention_ms:
             raise InvalidOption(
@@ -102,8 +105,9 @@ class ServerSettings:
     promote_interval_ms: int = 2_000
     sweep_interval_ms: int = 300_000
     silence_ms: int = 600_000
+    producer_silence_ms: int = _DAY_MS
     collect_interval_ms: int = 60_000
-    consumer_silence_ms: int = 24 * 3600 * 1000
+    consumer_silence_ms: int = _DAY_MS
     cancel_wait_ms: int = 5_000
     """At close, after the grace: how long a canceled handler may take to stop before its task is handed back anyway."""
     finish_timeout_ms: int = 5_000
@@ -115,7 +119,8 @@ class ServerSettings:
         _positive(self, "concurrency", "lease_ms", "renew_interval_ms", "max_deliveries", "command_timeout_ms")
         _positive(self, "connect_timeout_ms", "block_ms", "backoff_least_ms", "backoff_most_ms", "page", "batch")
         _positive(self, "prefetch_most", "prefetch_work_ms", "promote_interval_ms", "sweep_interval_ms")
-        _positive(self, "silence_ms", "collect_interval_ms", "consumer_silence_ms", "finish_timeout_ms")
+        _positive(self, "silence_ms", "producer_silence_ms", "collect_interval_ms", "consumer_silence_ms")
+        _positive(self, "finish_timeout_ms")
         _not_negative(self, "dead_letters_max", "cancel_wait_ms")
         if self.prefetch is not None:
             _not_negative(self, "prefetch")

@@ -48,6 +48,7 @@ class ClientMachine(Machine[ClientInput]):
             [queue.keys for queue in self.queues.values()],
             settings.client_id.encode(),
             silence_ms=settings.silence_ms,
+            producer_silence_ms=settings.producer_silence_ms,
             interval_ms=settings.collect_interval_ms,
             backoff=Backoff(least, most),
         )

@@ -60,6 +60,7 @@ class ServerMachine(Machine[ServerInput]):
             [queue.keys for queue in queues],
             b"",
             silence_ms=settings.silence_ms,
+            producer_silence_ms=settings.producer_silence_ms,
             interval_ms=settings.collect_interval_ms,
             backoff=Backoff(least, settings.command_backoff_most_ms),
         )

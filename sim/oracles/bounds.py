@@ -1,0 +1,55 @@
+"""Every bound of the configuration holds at every step."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from streamfleet_protocol.wire import TaskEntry
+
+from ..handlers import Run
+from ..ledger import TaskRecord
+from ..processes import Process
+from .base import Oracle
+
+
+class Bounds(Oracle):
+    """Handlers at once, tasks held, the local queue, the size of batches."""
+
+    name: ClassVar[str] = "bounds"
+
+    def handler_started(self, process: Process, record: TaskRecord | None, run: Run, entry: TaskEntry) -> None:
+        """Not more handlers than `concurrency`, and no more deliveries than `max_deliveries`."""
+        machine: Any = process.machine
+        settings = machine.settings
+        self.checks += 1
+        if len(process.runs) > settings.concurrency:
+            self.broken(f"{process.identity} runs {len(process.runs)} handlers; concurrency is {settings.concurrency}")
+        if run.deliveries > settings.max_deliveries:
+            self.broken(f"{run.task} is started at delivery {run.deliveries}; {settings.max_deliveries} are allowed")
+
+    def after_step(self, process: Process) -> None:
+        """What the machine holds."""
+        machine: Any = process.machine
+        self.checks += 1
+        if process.is_worker:
+            self._worker(process, machine)
+        elif machine.admission.tasks > machine.settings.max_local_queue and not self.world.ledger.losses:
+            self.broken(
+                f"{process.identity} has {machine.admission.tasks} tasks in its local queue of at most "
+                f"{machine.settings.max_local_queue}"
+            )
+
+    def _worker(self, process: Process, machine: Any) -> None:
+        settings = machine.settings
+        prefetch = settings.prefetch if settings.prefetch is not None else settings.prefetch_most
+        if machine.tasks.held > settings.concurrency + prefetch and not self.world.ledger.notes["TaskAdopted"]:
+            self.broken(
+                f"{process.identity} holds {machine.tasks.held} tasks that have not started; concurrency is "
+                f"{settings.concurrency}, prefetch {prefetch}"
+            )
+
+    def before_batch(self, process: Process, batch: Any) -> None:
+        """Batches are bounded: about 256 entries each of what a task needs, with its questions."""
+        self.checks += 1
+        if len(batch.commands) > 4 * 256 + 64:
+            self.broken(f"{process.identity} writes {len(batch.commands)} commands in one batch: {batch.purposes}")

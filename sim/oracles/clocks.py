@@ -1,0 +1,75 @@
+"""G5: no clock, set as it may be, lets a task expire early, start early, or start after its deadline."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from streamfleet_protocol.effects import End, Settled
+from streamfleet_protocol.notes import ExpiredUnsent, Note, TaskHasExpired
+from streamfleet_protocol.wire import TaskEntry
+
+from ..handlers import Run
+from ..ledger import TaskRecord
+from ..processes import Process
+from .base import Oracle
+
+_BLURS = frozenset({"clock", "failover", "slow", "delay", "stall", "pause", "freeze", "silence", "mute", "deaf"})
+"""With these a worker's idea of Redis's clock may lag behind by more than the slack."""
+
+
+class Clocks(Oracle):
+    """Deadlines and delays go by Redis's clock."""
+
+    name: ClassVar[str] = "G5 clocks"
+
+    def handler_started(self, process: Process, record: TaskRecord | None, run: Run, entry: TaskEntry) -> None:
+        """Not after its deadline, as far as the worker can know."""
+        if not entry.expires_ts:
+            return
+        self.checks += 1
+        plan = self.world.plan
+        if any(fault.kind in _BLURS for fault in plan.faults):
+            return
+        slack = 100 + 4 * (plan.latency_ms + plan.jitter_ms) + self.world.now // 1_000
+        if run.redis_ms > entry.expires_ts + slack:
+            late = run.redis_ms - entry.expires_ts
+            self.broken(f"{entry.task_id} is started on {run.identity} {late} ms after its deadline on Redis's clock")
+
+    def appended(self, key: bytes, entry_id: bytes, record: TaskRecord, retries: int) -> None:
+        """A delayed task comes into the stream only when it is due."""
+        ledger = self.world.ledger
+        due = ledger.delayed.get((record.plan.name, retries))
+        wire = ledger.acting
+        if due is None or wire is None:
+            return
+        self.checks += 1
+        clock = wire.host.server.clock_ms
+        if clock < due and not ledger.losses:
+            self.broken(f"{record.plan.name} is promoted {due - clock} ms before it is due on Redis's clock")
+
+    def settled(self, process: Process, record: TaskRecord, effect: Settled) -> None:
+        """A handle expires only when its deadline is over."""
+        if effect.end is End.EXPIRED:
+            self._must_be_over(process, record)
+
+    def noted(self, process: Process, note: Note) -> None:
+        """So does a task."""
+        if isinstance(note, TaskHasExpired | ExpiredUnsent):
+            record = self.world.ledger.tasks.get(note.task_id)
+            if record is not None:
+                self._must_be_over(process, record)
+
+    def _must_be_over(self, process: Process, record: TaskRecord) -> None:
+        self.checks += 1
+        world = self.world
+        name = record.plan.name
+        if record.expires_ts:
+            early = record.expires_ts - world.site.highest_clock_ms
+            if early > 0:
+                self.broken(f"{name} expired on {process.identity} {early} ms before its deadline on Redis's clock")
+        elif record.plan.options.get("expires_in_ms"):
+            early = record.accepted_at + record.plan.options["expires_in_ms"] * 999 // 1000 - 2 - world.now
+            if early > 0:
+                self.broken(f"{name} expired unsent {early} ms before its time")
+        elif not record.plan.expires_at_ms:
+            self.broken(f"{name} expired, and has no deadline")

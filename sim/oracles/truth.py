@@ -1,0 +1,75 @@
+"""G2: every handle settles once, with the true outcome, or with `unknown` where it cannot be known."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from streamfleet_protocol.effects import Confirmed, End, Settled
+
+from ..ledger import TaskRecord
+from ..processes import Process
+from .base import Oracle
+
+
+class Truth(Oracle):
+    """What a client is told is what happened."""
+
+    name: ClassVar[str] = "G2 truth"
+
+    def told_confirmed(self, process: Process, effect: Confirmed) -> None:
+        """Only what was stored is confirmed."""
+        for task_id in effect.task_ids:
+            record = self.world.ledger.tasks.get(task_id)
+            self.checks += 1
+            if record is None or not record.stored:
+                self.broken(f"{task_id} is said to be confirmed, and never was in Redis")
+
+    def settled(self, process: Process, record: TaskRecord, effect: Settled) -> None:
+        """Look at the word as it comes."""
+        self.checks += 1
+        name = record.plan.name
+        if len(record.settled) > 1:
+            self.broken(f"the handle of {name} settled twice: {[word.end.value for _, word in record.settled]}")
+        if effect.end is End.COMPLETED:
+            if not record.succeeded:
+                self.broken(f"{name} is said to be completed, and no handler returned")
+            if effect.result != b"done":
+                self.broken(f"{name} is said to have returned {effect.result!r}, not b'done'")
+        elif effect.end is End.FAILED:
+            if not record.dead:
+                self.broken(f"{name} is said to have failed ({effect.text}), and is no dead letter")
+        elif effect.end is End.CANCELED:
+            if record.stored or record.runs:
+                self.broken(f"{name} is said to be canceled unsent, and was in Redis")
+        elif effect.end is End.UNKNOWN:
+            self._unknown(process, record)
+        if effect.end in (End.FAILED, End.EXPIRED) and record.finished_at >= 0:
+            self._after_success(record, effect)
+
+    def _unknown(self, process: Process, record: TaskRecord) -> None:
+        if not process.closing and not self.world.ledger.losses:
+            self.broken(f"the outcome of {record.plan.name} is said to be unknown, and nothing was lost")
+
+    def _after_success(self, record: TaskRecord, effect: Settled) -> None:
+        """A success had been settled in Redis when the word came: then the word must be older than it."""
+        said_at = record.dead[-1][0] if effect.end is End.FAILED and record.dead else record.ended_at
+        if not effect.confirmed:
+            # Nobody's word: the clock's.
+            return
+        if said_at > record.finished_at and not self.world.ledger.lost_since(record.asked_at):
+            self.broken(
+                f"{record.plan.name} is said to be {effect.end.value}, and its success was settled in Redis at "
+                f"{record.finished_at} ms, before that end, at {said_at} ms"
+            )
+
+    def all_ended(self) -> None:
+        """A word that takes everything to be over, and a success settled before."""
+        for record in self.world.ledger.tasks.values():
+            for at, effect in record.settled:
+                if effect.end is End.COMPLETED and record.dead and not self.world.ledger.lost_since(record.asked_at):
+                    self.checks += 1
+                    first_dead = record.dead[0][0]
+                    if first_dead > record.finished_at >= 0:
+                        self.broken(f"{record.plan.name} was completed, and became a dead letter afterwards")
+                elif effect.end is End.UNKNOWN and not effect.confirmed:
+                    self.broken(f"{record.plan.name} settled as unknown by the clock at {at} ms")
