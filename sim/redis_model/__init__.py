@@ -9,20 +9,30 @@ from .keyspace import Snapshot
 from .observer import Observer
 from .replies import BLOCKED, Blocked, Outcome, Reply
 from .server import Connection, ModelServer
+from .slots import OWNED, UNASSIGNED, Elsewhere, Importing, Migrating, Owned, Slots, SlotState, Unassigned
 from .versions import VERSIONS, Version, VersionName
 
 __all__ = [
     "BLOCKED",
+    "OWNED",
+    "UNASSIGNED",
     "VERSIONS",
     "Blocked",
     "Connection",
+    "Elsewhere",
     "ErrorReply",
+    "Importing",
+    "Migrating",
     "ModelServer",
     "NotModelledError",
     "Observer",
     "Outcome",
+    "Owned",
     "Reply",
+    "SlotState",
+    "Slots",
     "Snapshot",
+    "Unassigned",
     "Version",
     "VersionName",
 ]

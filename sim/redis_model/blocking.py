@@ -20,6 +20,8 @@ class Reader:
     request: ReadRequest
     deadline: int | None
     """On the server's wall clock, which may jump; None: no end."""
+    asking: bool
+    """ASKING came before: it is served in a slot that is being imported."""
 
 
 class Readers:
@@ -27,17 +29,17 @@ class Readers:
 
     __slots__ = ("_keys", "_refusal", "by_connection", "unblocked")
 
-    def __init__(self, keys: Keyspace, refusal: Callable[[ReadRequest], ErrorReply | None]) -> None:
+    def __init__(self, keys: Keyspace, refusal: Callable[[Reader], ErrorReply | None]) -> None:
         self._keys = keys
         self._refusal = refusal
         self.by_connection: dict[int, Reader] = {}
         self.unblocked: list[tuple[int, Reply]] = []
         """Replies not taken yet."""
 
-    def block(self, connection: int, request: ReadRequest, now: int) -> None:
+    def block(self, connection: int, request: ReadRequest, now: int, *, asking: bool) -> None:
         """The connection waits from now on."""
         deadline = now + request.block_ms if request.block_ms else None
-        self.by_connection[connection] = Reader(connection, request, deadline)
+        self.by_connection[connection] = Reader(connection, request, deadline, asking)
         blocked = self._keys.blocked
         for key in request.keys:
             blocked[key] = blocked.get(key, 0) + 1
@@ -106,7 +108,7 @@ class Readers:
             request = reader.request
             if request.group is None and not isinstance(keys.data.get(key), Stream):
                 continue
-            reply: Reply = self._refusal(request)
+            reply: Reply = self._refusal(reader)
             if reply is None:
                 try:
                     check_again(keys, request)

@@ -7,13 +7,14 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 from .arguments import to_bytes
-from .blocking import Readers
+from .blocking import Reader, Readers
 from .errors import CommandError, ErrorReply, wrong_arity
 from .gate import Flag, Mode, mode_text, refusing_mode
 from .keyspace import Frozen, Keyspace, Snapshot, freeze
 from .observer import Observer
-from .replies import QUEUED, Outcome, ReadRequest, Reply
-from .session import forget_watches, refuse_exec
+from .replies import QUEUED, Outcome, Reply
+from .session import end_transaction, forget_watches, judged_queue, refuse_exec
+from .slots import Slots
 from .table import Command, Table, build_table, find
 from .versions import VERSIONS, Version, VersionName
 
@@ -59,7 +60,7 @@ class _Processes:
 class Connection:
     """A client's connection as the server has it."""
 
-    __slots__ = ("closed", "dirty", "executing", "failed", "id", "queue", "server", "watched")
+    __slots__ = ("asking", "closed", "dirty", "executing", "failed", "id", "queue", "server", "watched")
 
     def __init__(self, server: ModelServer, number: int) -> None:
         self.server = server
@@ -73,6 +74,8 @@ class Connection:
         self.dirty = False
         """A watched key was touched: EXEC will be nil."""
         self.executing = False
+        self.asking = 0
+        """2 once ASKING was executed, 1 during the next command or the transaction that it begins."""
 
     @property
     def blocked(self) -> bool:
@@ -110,6 +113,8 @@ class ModelServer:
         self.maxmemory_policy = "noeviction"
         self.replicas = 0
         """What WAIT answers."""
+        self.cluster: Slots | None = None
+        """What this node of a cluster knows of the slots; None: a server on its own."""
         self.keys = Keyspace(self.version, clock_ms)
         self.readers = Readers(self.keys, self._refuse_again)
         self.connections: dict[int, Connection] = {}
@@ -182,7 +187,13 @@ class ModelServer:
                 raise wrong_arity(command.name)
         except CommandError as error:
             connection.failed = connection.queue is not None
+            if connection.queue is None:
+                connection.asking = 0
             return error.reply
+        if self.cluster is not None:
+            redirected = self._redirect(self.cluster, connection, command, words)
+            if redirected is not None:
+                return redirected
         queueing = connection.queue is not None and not command.immediate
         if self.modes:
             refused = self._refuse(connection, command)
@@ -190,7 +201,9 @@ class ModelServer:
                 return refused
         if queueing:
             assert connection.queue is not None
-            connection.queue.append((command, words))
+            # What EXEC will not execute is not kept, so it does not count for what refuses the EXEC either.
+            if not connection.failed and not connection.dirty:
+                connection.queue.append((command, words))
             return QUEUED
         reply = self.run(connection, command, words)
         if self.keys.ready:
@@ -219,8 +232,37 @@ class ModelServer:
             connection.failed = True
         return ErrorReply(mode_text(mode, self.version))
 
-    def _refuse_again(self, request: ReadRequest) -> ErrorReply | None:
+    def _redirect(
+        self, cluster: Slots, connection: Connection, command: Command, words: list[bytes]
+    ) -> ErrorReply | None:
+        """The error for a command whose keys another node serves; EXEC is judged by all that is queued."""
+        queue = connection.queue
+        if queue is None and connection.asking:
+            connection.asking -= 1
+        if command.name == "watch" and queue is not None and self.version.refuses_watch_inside:
+            return None  # That refusal comes first.
+        if command.name != "exec":
+            keys = command.keys(words)
+        else:
+            keys = [key for queued, its_words in judged_queue(self, connection) for key in queued.keys(its_words)]
+        if not keys:
+            return None
+        asks_later = queue is not None and self.version.asks_at_exec and command.name != "exec"
+        error = cluster.redirection(keys, None if asks_later else self.keys.data, bool(connection.asking))
+        if error is not None and queue is not None:
+            if command.name == "exec":
+                end_transaction(self, connection)
+            else:
+                connection.failed = True
+        return error
+
+    def _refuse_again(self, reader: Reader) -> ErrorReply | None:
         """A blocked read that runs again is checked like a new one."""
+        request = reader.request
+        if self.cluster is not None:
+            redirected = self.cluster.redirection(request.keys, self.keys.data, reader.asking)
+            if redirected is not None:
+                return redirected
         flags = _READ_FLAGS[request.group is not None]
         mode = refusing_mode(self.modes, self.version, flags, queueing=False)
         return None if mode is None else ErrorReply(mode_text(mode, self.version))
@@ -228,6 +270,38 @@ class ModelServer:
     def _serve(self) -> None:
         if self.keys.ready:
             self.readers.serve()
+
+    # Slots of a cluster.
+
+    def redirect_blocked(self) -> None:
+        """Ends the waits of readers whose slot is not served here any more, with an error for each.
+
+        Servers look now and then: it happens within a second after `cluster` has changed, not at once.
+        """
+        if self.cluster is None:
+            return
+        for number, reader in list(self.readers.by_connection.items()):
+            error = self.cluster.eviction(reader.request.keys[0])
+            if error is not None:
+                self.readers.answer(number, error)
+
+    def migrate(self, key: bytes, target: ModelServer) -> bool:
+        """MIGRATE: the key goes to another server; returns whether it did: it is here, and not there.
+
+        What remains of an expiry goes along; times of deliveries stay as they are, whatever the target's clock says.
+        """
+        value = self.keys.data.get(key)
+        if value is None or key in target.keys.data:
+            return False
+        expires_at = self.keys.expires.get(key)
+        target.keys.add(key, value)
+        if expires_at is not None:
+            target.keys.set_expiry(key, target.keys.now + expires_at - self.keys.now)
+        target.keys.touch(key)
+        self.keys.delete(key)
+        target._serve()
+        self._serve()
+        return True
 
     # Persistence and loss.
 

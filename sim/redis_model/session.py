@@ -14,6 +14,7 @@ from .replies import BLOCKED, OK, Outcome, Reply
 
 if TYPE_CHECKING:
     from .server import Connection, ModelServer
+    from .table import Command
 
 
 def read(server: ModelServer, connection: Connection, args: Sequence[bytes]) -> Outcome:
@@ -22,7 +23,7 @@ def read(server: ModelServer, connection: Connection, args: Sequence[bytes]) -> 
     found = read_now(server.keys, request)
     if found is not None or request.block_ms is None or connection.executing:
         return found
-    server.readers.block(connection.id, request, server.keys.now)
+    server.readers.block(connection.id, request, server.keys.now, asking=bool(connection.asking))
     return BLOCKED
 
 
@@ -107,10 +108,17 @@ def exec_(server: ModelServer, connection: Connection, args: Sequence[bytes]) ->
     return replies
 
 
+def judged_queue(server: ModelServer, connection: Connection) -> Sequence[tuple[Command, list[bytes]]]:
+    """What of the queued commands counts for whether EXEC as a whole is refused or redirected."""
+    if connection.queue is None or (server.version.forgets_failed and (connection.failed or connection.dirty)):
+        return ()
+    return connection.queue
+
+
 def refuse_exec(server: ModelServer, connection: Connection) -> ErrorReply | None:
     """EXEC refused as a whole, for the state of the server and what is queued; nothing is applied then."""
     flags = Flag.ALWAYS
-    for command, _ in connection.queue or ():
+    for command, _ in judged_queue(server, connection):
         flags |= command.flags & (Flag.WRITE | Flag.NEEDS_MEMORY)
         if not command.flags & Flag.ALWAYS:
             flags &= ~Flag.ALWAYS
@@ -160,6 +168,15 @@ def select(server: ModelServer, connection: Connection, args: Sequence[bytes]) -
         raise CommandError("ERR DB index is out of range")
     if number:
         raise NotModelledError("databases other than 0")
+    return OK
+
+
+def asking(server: ModelServer, connection: Connection, args: Sequence[bytes]) -> Outcome:
+    """ASKING: the next command may concern a slot that is being imported. Inside of EXEC it is too late."""
+    if server.cluster is None:
+        raise CommandError("ERR This instance has cluster support disabled")
+    if not connection.executing:
+        connection.asking = 2
     return OK
 
 

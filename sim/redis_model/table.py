@@ -33,10 +33,38 @@ class Command:
     """Works on the connection or the server too."""
     immediate: bool
     """Not queued inside of MULTI."""
+    first_key: int = 0
+    """The word that is the first key; 0: there is none."""
+    more_keys: bool = False
+    """All words after it are keys too."""
 
     def fits(self, words: int) -> bool:
         """Whether the number of words is right."""
         return words == self.arity if self.arity > 0 else words >= -self.arity
+
+    def keys(self, words: Sequence[bytes]) -> Sequence[bytes]:
+        """The keys among the words of the command."""
+        first = self.first_key
+        if not first:
+            return stream_keys(words) if self.on_session is session.read else ()
+        return words[first:] if self.more_keys else words[first : first + 1]
+
+
+def stream_keys(words: Sequence[bytes]) -> Sequence[bytes]:
+    """The keys of XREAD and XREADGROUP as a cluster finds them: none where the syntax is wrong before or after."""
+    i = 1
+    while i < len(words):
+        option = words[i].upper()
+        if option == b"STREAMS":
+            count = len(words) - i - 1
+            return () if count % 2 else words[i + 1 : i + 1 + count // 2]
+        if option not in _OPTION_WORDS:
+            break
+        i += _OPTION_WORDS[option]
+    return ()
+
+
+_OPTION_WORDS = {b"BLOCK": 2, b"COUNT": 2, b"GROUP": 3, b"NOACK": 1}
 
 
 _NONE = Flag(0)
@@ -98,18 +126,33 @@ _ON_SESSION: tuple[tuple[str, int, Flag, SessionHandler], ...] = (
     ("client|id", 2, _ALWAYS, session.client_id),
     ("client|unblock", -3, _ALWAYS, session.client_unblock),
     ("select", 2, _ALWAYS, session.select),
+    ("asking", 1, _NONE, session.asking),
 )
+
+_MANY_KEYS = frozenset(("del", "exists"))
+
+
+def _first_key(name: str) -> int:
+    if name == "flushall":
+        return 0
+    return 2 if "|" in name else 1
+
 
 Table = dict[bytes, Command | dict[bytes, Command]]
 
 
 def build_table(*, busy_allows_select: bool) -> Table:
     """The table, by names in upper case; a command with subcommands has a table of its own."""
-    commands = [Command(name, arity, flags, handler, None, False) for name, arity, flags, handler in _ON_KEYS]
+    commands = [
+        Command(name, arity, flags, handler, None, False, _first_key(name), name in _MANY_KEYS)
+        for name, arity, flags, handler in _ON_KEYS
+    ]
     for name, arity, flags, on_session in _ON_SESSION:
         if busy_allows_select and name in ("select", "client|id"):
             flags |= Flag.WHILE_BUSY
-        commands.append(Command(name, arity, flags, None, on_session, bool(flags & Flag.IN_MULTI)))
+        immediate = bool(flags & Flag.IN_MULTI)
+        watches = name == "watch"
+        commands.append(Command(name, arity, flags, None, on_session, immediate, int(watches), watches))
     table: Table = {}
     for command in commands:
         first, _, second = command.name.upper().partition("|")

@@ -31,6 +31,10 @@ class Version:
     """A deleted id counts for the lag even where it is below the first entry that is left."""
     shortest_floats: bool
     """Scores as the shortest text that reads back; before, 17 digits."""
+    forgets_failed: bool
+    """What is queued is forgotten once EXEC cannot execute it, so nothing in it is judged at EXEC any more."""
+    asks_at_exec: bool
+    """Whether the keys are there, in a slot on the move, is not asked while queueing, only at EXEC."""
     mentions_last: bool
     """An error text of XREAD mentions the id `+`, which 7.0 has not."""
 
@@ -47,6 +51,8 @@ VERSIONS: dict[VersionName, Version] = {
         lag_by_content=False,
         strict_tombstones=False,
         shortest_floats=False,
+        forgets_failed=False,
+        asks_at_exec=False,
         mentions_last=False,
     ),
     "redis8": Version(
@@ -60,6 +66,8 @@ VERSIONS: dict[VersionName, Version] = {
         lag_by_content=True,
         strict_tombstones=True,
         shortest_floats=True,
+        forgets_failed=False,
+        asks_at_exec=False,
         mentions_last=True,
     ),
     "valkey9": Version(
@@ -73,6 +81,8 @@ VERSIONS: dict[VersionName, Version] = {
         lag_by_content=False,
         strict_tombstones=True,
         shortest_floats=True,
+        forgets_failed=True,
+        asks_at_exec=True,
         mentions_last=False,
     ),
 }

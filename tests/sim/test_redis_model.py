@@ -12,7 +12,7 @@ import re
 import select
 import socket
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, cast
 from urllib.parse import urlsplit
 
@@ -126,6 +126,8 @@ class Pair:
         """By stream, what `*` gave last: the real server's id, the model's."""
         self.names: dict[bytes, bytes] = {}
         """One name for the ids of both sides; ids of several streams in one millisecond share it."""
+        self.woken: list[Any] = []
+        """The replies to commands that had to wait."""
         self.log: list[str] = []
 
     def _connect(self) -> RealConnection:
@@ -169,7 +171,7 @@ class Pair:
             number = next(i for i, model in enumerate(self.models) if model.id == connection_id)
             words = self.waiting.pop(connection_id)
             self.log.append(f"{number}: woken")
-            self._compare(number, words, self.reals[number].receive(), reply)
+            self.woken.append(self._compare(number, words, self.reals[number].receive(), reply))
         for number, real in enumerate(self.reals):
             assert not real.has_data(), self._message(f"{number} has a reply that the model has not")
 
@@ -349,7 +351,7 @@ OBSERVER = CONNECTIONS - 1
 _NOTHING = ""
 
 
-def _lines(text: str) -> list[str]:
+def lines_of(text: str) -> list[str]:
     """The commands of such a text, each as often as it says."""
     found = []
     for part in text.replace("\n", "|").split("|"):
@@ -359,25 +361,38 @@ def _lines(text: str) -> list[str]:
     return found
 
 
-_TEMPLATES = {subject: [_NOTHING, *_lines(text)] for subject, text in SUBJECTS.items()}
-
-
 @st.composite
-def commands(draw: st.DrawFn, subject: str) -> tuple[int, str]:
+def commands(draw: st.DrawFn, templates: Sequence[str], alphabet: Mapping[str, Sequence[str]]) -> tuple[int, str]:
     """A connection and a command; the simplest is no command, so that shrinking drops what isn't needed."""
-    template = draw(st.sampled_from(_TEMPLATES[subject]))
+    template = draw(st.sampled_from(templates))
     if template is _NOTHING:
         return 0, _NOTHING
     number = draw(st.integers(0, OBSERVER - 1))
     words = [
-        draw(st.sampled_from(WORDS[word])) if word in WORDS and i else word for i, word in enumerate(template.split())
+        draw(st.sampled_from(alphabet[word])) if word in alphabet and i else word
+        for i, word in enumerate(template.split())
     ]
     return number, " ".join(words)
 
 
-PLANS = st.sampled_from(sorted(SUBJECTS)).flatmap(
-    lambda subject: st.lists(commands(subject), min_size=COMMANDS, max_size=COMMANDS)
-)
+def plans(
+    subjects: Mapping[str, str], alphabet: Mapping[str, Sequence[str]], size: int = COMMANDS
+) -> st.SearchStrategy[list[tuple[int, str]]]:
+    """So many commands of one of the subjects."""
+    templates = {subject: [_NOTHING, *lines_of(text)] for subject, text in subjects.items()}
+    return st.sampled_from(sorted(subjects)).flatmap(
+        lambda subject: st.lists(commands(templates[subject], alphabet), min_size=size, max_size=size)
+    )
+
+
+def search(examples: int) -> settings:
+    """Settings for a search through so many plans."""
+    return settings(
+        max_examples=examples,
+        deadline=None,
+        suppress_health_check=list(HealthCheck),
+        phases=(Phase.explicit, Phase.reuse, Phase.generate, Phase.shrink),
+    )
 
 
 @pytest.fixture
@@ -390,16 +405,11 @@ def pair(kind: Kind, server: LocalServer) -> Iterator[Pair]:
 def test_random_commands(pair: Pair) -> None:
     compared = [0]
 
-    @settings(
-        max_examples=EXAMPLES,
-        deadline=None,
-        suppress_health_check=list(HealthCheck),
-        phases=(Phase.explicit, Phase.reuse, Phase.generate, Phase.shrink),
-    )
-    @given(PLANS)
+    @search(EXAMPLES)
+    @given(plans(SUBJECTS, WORDS))
     def compare(plan: list[tuple[int, str]]) -> None:
         pair.reset()
-        for line in _lines(BEGINNING):
+        for line in lines_of(BEGINNING):
             pair.run(OBSERVER, line)
         for number, line in plan:
             if line == "CLOSE":
@@ -407,7 +417,7 @@ def test_random_commands(pair: Pair) -> None:
             elif line and not pair.models[number].blocked:
                 pair.run(number, line)
                 compared[0] += 1
-        for line in _lines(EVERYTHING):
+        for line in lines_of(EVERYTHING):
             pair.run(OBSERVER, line)
 
     compare()
@@ -673,6 +683,32 @@ def test_refusals(debug_pair: Pair, state: str) -> None:
         pair.run(0, line)
         pair.run(0, "EXEC")
         pair.run(0, "UNWATCH")
+
+
+def test_what_exec_will_not_execute_does_not_refuse_it(pair: Pair) -> None:
+    """Valkey forgets the queue once a command was refused or a watched key changed; the others queue no more."""
+    pair.run(0, "MULTI")
+    pair.run(0, "SET k x")
+    pair.run(0, "GET")
+    pair.run(1, "MULTI")
+    pair.run(1, "GET")
+    pair.run(1, "SET k x")
+    for number in (2, 3):
+        pair.run(number, "WATCH w")
+        pair.run(number, "MULTI")
+    pair.run(2, "SET k x")
+    pair.reals.append(pair._connect())
+    pair.models.append(pair.model.connect())
+    pair.queued.append([])
+    pair.run(4, "SET w x")
+    pair.run(3, "SET k x")
+    _oom(pair)
+    replies = [pair.run(number, "EXEC") for number in range(4)]
+    refused = ("error", "EXECABORT Transaction discarded because of: OOM command not allowed when used memory")
+    aborted = ("error", "EXECABORT Transaction discarded because of previous errors.")
+    first = aborted if pair.kind == "valkey9" else refused
+    third = None if pair.kind == "valkey9" else refused
+    assert [r and (r[0], r[1].removesuffix(" > 'maxmemory'.")) for r in replies] == [first, aborted, third, None]
 
 
 # --- The model alone: what real servers do only when their clock or their disk does it -----------------------
