@@ -97,12 +97,11 @@ class _Exchange:
         self.module = module
         self.undo = undo
         text = _source(module)
-        self.before = ast.parse(text)
         mutated = _edited(name, text, edits)
-        self.after = ast.parse(mutated)
         # Of the source as it stands, to know the live program by: it may have been loaded before an edit by hand.
         self.original = self._execute(text, module.__file__ or "")
         self.scratch = self._execute(mutated, f"<{module.__name__} with {name}>")
+        self.before, self.after = ast.parse(text), ast.parse(mutated)
 
     def carry_out(self) -> None:
         """Take over every difference."""
