@@ -206,11 +206,12 @@ class _Work:
                     yield done.key.seed, result
 
     def _next(self, worker: int) -> _Job | None:
-        """A repeat that was first run elsewhere; else a new seed; else any repeat."""
-        elsewhere = next((job for job in self._again if job.worker != worker), None)
-        job = elsewhere or next(self._new, None) or next(iter(self._again), None)
-        if job is not None and job.first is not None:
-            self._again.remove(job)
+        """A repeat that was first run elsewhere, or else a new seed."""
+        alone = self._pool.workers == 1
+        job = next((job for job in self._again if alone or job.worker != worker), None)
+        if job is None:
+            return next(self._new, None)
+        self._again.remove(job)
         return job
 
     def _judge(self, done: Done) -> Verdict | Violation | None:

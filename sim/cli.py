@@ -88,6 +88,17 @@ The plan is run twice here, then in other processes with other values of PYTHONH
 
 {_EXITS}"""
 
+_MUTANTS_EPILOG = f"""\
+examples:
+  python -m sim mutants
+  python -m sim mutants --only never-claims --seeds 1..500
+  python -m sim mutants --without "G3 duplicates"  what does nothing else see?
+
+A mutant is the protocol with one known defect. It is killed by the first seed that fails with it and passes without.
+
+exit codes: 0 all are killed; 1 some live; {EXIT_USAGE} wrong arguments, or a mutant that does not fit the source.
+"""
+
 
 @dataclass(frozen=True, slots=True)
 class _Tools:
@@ -138,7 +149,6 @@ def build_parser() -> argparse.ArgumentParser:
 
     command = _add(commands, "soak", _soak, "run many seeds, in several processes", _SOAK_EPILOG)
     _add_seeds(command, required=True)
-    command.add_argument("--token", default="", metavar="TEXT", help="with commit:COUNT: draw the seeds from this text")
     command.add_argument("--shrink", action="store_true", help="shrink the first two failures of each oracle")
     command.add_argument(
         "--keep", type=Path, default=KEEP, metavar="DIR", help=f"write the plans of red seeds there (default: {KEEP})"
@@ -164,6 +174,14 @@ def build_parser() -> argparse.ArgumentParser:
     what = command.add_mutually_exclusive_group(required=True)
     what.add_argument("--seed", type=_seed, metavar="N", help="the plan of this seed")
     what.add_argument("--file", type=Path, metavar="FILE", help="the plan in this file")
+
+    command = _add(commands, "mutants", _mutants, "does the simulator see known defects?", _MUTANTS_EPILOG)
+    command.add_argument("--only", action="append", metavar="NAME", help="this mutant (may be given several times)")
+    command.add_argument(
+        "--without", action="append", default=[], metavar="ORACLE", help="switch an oracle off (several times, too)"
+    )
+    _add_seeds(command, required=False)
+    command.add_argument("--quiet", action="store_true", help="no progress")
     return parser
 
 
@@ -192,6 +210,7 @@ def _add_seeds(command: argparse.ArgumentParser, *, required: bool) -> None:
         metavar="A..B",
         help="from A up to B, without B; or commit:COUNT, so many drawn from the hash of HEAD",
     )
+    command.add_argument("--token", default="", metavar="TEXT", help="with commit:COUNT: draw the seeds from this text")
     command.add_argument("--jobs", type=_jobs, default=2, metavar="N", help="processes (default: 2; 0: in this one)")
 
 
@@ -374,6 +393,42 @@ def _repeat(options: argparse.Namespace) -> int:
     _tell(found.differences)
     print("all traces are equal" if not found.differences else "NOT EQUAL")
     return int(Failure.NONDETERMINISM if found.differences else Failure.NONE)
+
+
+def _mutants(options: argparse.Namespace) -> int:
+    # The mutants' edits are read here, which no other command needs.
+    from .mutants import MUTANTS, MutantError, apply
+    from .mutants.matrix import SEEDS, matrix
+    from .oracles import ORACLES
+
+    _known(options.only or (), MUTANTS, "mutant")
+    _known(options.without, ORACLES, "oracle")
+    chosen = [mutant for mutant in MUTANTS.values() if options.only is None or mutant.name in options.only]
+    try:
+        # One that cannot be put in place would end its process, and pass for killed.
+        for mutant in chosen:
+            with apply(mutant):
+                pass
+    except MutantError as error:
+        raise _UsageError(str(error)) from None
+    with progress("mutants", len(chosen), quiet=options.quiet) as tell:
+        found = matrix(
+            chosen,
+            SEEDS if options.seeds is None else _chosen(options),
+            jobs=options.jobs,
+            make_plan=options.tools.make_plan,
+            run=options.tools.run,
+            without=frozenset(options.without),
+            tell=tell,
+        )
+    print(found.table())
+    return found.exit_code
+
+
+def _known(names: Iterable[str], known: Iterable[str], what: str) -> None:
+    for name in names:
+        if name not in known:
+            raise _UsageError(f"there is no {what} {name!r}; known are: {', '.join(known)}")
 
 
 def _failure(verdict: Verdict) -> int:

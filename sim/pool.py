@@ -13,6 +13,9 @@ from multiprocessing.process import BaseProcess
 from types import TracebackType
 from typing import Any, NamedTuple, Protocol, Self
 
+_START_S = 60.0
+"""So long may a process take to start and to import the function: that does not count as the job's time."""
+
 
 class Broken(NamedTuple):
     """A job without a result: its process hung, or died."""
@@ -137,7 +140,7 @@ class Processes:
             chosen.pipe.send((function, arguments))
         chosen.key = key
         chosen.busy = True
-        chosen.due = time.monotonic() + self._timeout_s
+        chosen.due = time.monotonic() + _START_S + self._timeout_s
 
     def wait(self, seconds: float) -> list[Done]:
         busy = [worker for worker in self._workers if worker.busy]
@@ -145,7 +148,11 @@ class Processes:
         done = []
         for worker in busy:
             if worker.pipe in ready:
-                done.append(Done(worker.index, worker.key, self._receive(worker)))
+                over, result = self._receive(worker)
+                if not over:
+                    worker.due = time.monotonic() + self._timeout_s
+                    continue
+                done.append(Done(worker.index, worker.key, result))
             elif worker.due <= time.monotonic():
                 done.append(Done(worker.index, worker.key, self._give_up(worker)))
             else:
@@ -159,15 +166,17 @@ class Processes:
         return [worker.due - now for worker in busy]
 
     @staticmethod
-    def _receive(worker: _Worker) -> Any:
+    def _receive(worker: _Worker) -> tuple[bool, Any]:
+        """Whether the job is over, and its result; it tells first that it begins."""
         try:
-            return worker.pipe.recv()
+            message: tuple[bool, Any] = worker.pipe.recv()
+            return message
         except (EOFError, OSError):
             worker.process.join()
             code = worker.process.exitcode
             worker.end()
             worker.start()
-            return Broken(False, f"its process ended with exit code {code}")
+            return True, Broken(False, f"its process ended with exit code {code}")
 
     def _give_up(self, worker: _Worker) -> Broken:
         worker.end()
@@ -196,6 +205,7 @@ def _serve(pipe: Connection) -> None:
     while True:
         try:
             function, arguments = pipe.recv()
-            pipe.send(function(*arguments))
+            pipe.send((False, None))
+            pipe.send((True, function(*arguments)))
         except (EOFError, OSError):
             return

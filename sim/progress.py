@@ -9,6 +9,8 @@ from time import monotonic
 from typing import Any
 
 PLAIN_EVERY_S = 10.0
+_WORDS_MOST = 60
+"""Characters beside the bar."""
 
 Tell = Callable[[int, str], None]
 """Called with how much is done, and a few words."""
@@ -25,7 +27,7 @@ def progress(label: str, total: int, *, quiet: bool = False) -> Iterator[Tell]:
             bar = _bar()
             task = bar.add_task(label, total=total, words="")
             with bar:
-                yield lambda done, words: bar.update(task, completed=done, words=words)
+                yield lambda done, words: bar.update(task, completed=done, words=words[:_WORDS_MOST])
             return
     yield _plain(label, total)
 

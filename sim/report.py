@@ -88,8 +88,12 @@ def soak_lines(soak: Soak, *, oracles: Iterable[str], kinds: Iterable[str], keep
     totals = soak.totals
     lines = [*_heading(soak), ""]
     lines += _figures(soak)
-    lines += ["", _row("faults", _faults_told(totals)), *_grid(_with_zeros(totals.faults, kinds))]
-    lines += ["", _row("oracles", f"{totals.checks.total():,} checks"), *_grid(_with_zeros(totals.checks, oracles))]
+    lines += ["", _row("faults", _faults_told(totals)), *_grid(totals.faults)]
+    lines += [
+        "",
+        _row("oracles", f"{totals.checks.total():,} checks"),
+        *_grid({name: totals.checks[name] for name in oracles}),
+    ]
     lines += ["", _row("notes", f"{totals.notes.total():,} given by the machines"), *_grid(_most(totals.notes))]
     gaps = missing(soak, oracles=oracles, kinds=kinds)
     if gaps:
@@ -155,11 +159,6 @@ def _figures(soak: Soak) -> list[str]:
 def _faults_told(totals: Totals) -> str:
     share = 100 * totals.fault_free / totals.seeds if totals.seeds else 0
     return f"{totals.faults.total():,} struck; none in {share:.0f} % of the runs"
-
-
-def _with_zeros(counts: Counter[str], names: Iterable[str]) -> dict[str, int]:
-    """What never was is told, too."""
-    return {name: counts[name] for name in [*names, *counts]}
 
 
 def _most(counts: Counter[str]) -> dict[str, int]:

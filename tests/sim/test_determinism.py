@@ -9,6 +9,7 @@ import pytest
 
 from sim import determinism
 from sim.determinism import compare_everywhere, judge, other_pythons, run_twice
+from sim.engine import real_make_plan
 from sim.plan import Plan
 from sim.trace import Trace
 from sim.verdict import Failure, Verdict
@@ -59,6 +60,7 @@ def test_the_only_oracle_is_determinism() -> None:
 
 PROGRAM = """
 import sys
+from sim.engine import real_make_plan
 from sim.plan import Plan
 from sim.trace import Trace
 from tests.sim import toy
@@ -148,14 +150,8 @@ def test_pythons_are_found_and_shims_that_do_not_work_are_not(
     other_pythons.cache_clear()
 
 
-SEEDS = (1, 5)
-
-
-@pytest.mark.parametrize("seed", SEEDS)
-def test_the_world_is_the_same_in_every_process_and_on_every_python(seed: int) -> None:
-    """The real one."""
-    from sim.swarm import make_plan
-
-    report = compare_everywhere(make_plan(seed), hash_seeds=("0", "1"))
+def test_the_world_is_the_same_in_every_process_and_on_every_python() -> None:
+    """The real one: a short run with many kinds of faults and many handlers."""
+    report = compare_everywhere(real_make_plan()(50), hash_seeds=("0", "1"))
     assert report.differences == ()
     assert len(report.attempts) == 2 + len(other_pythons())
