@@ -86,19 +86,19 @@ def test_the_result_depends_on_nothing_but_the_plan() -> None:
 
 
 def test_what_began_after_the_violation_goes_in_one_run() -> None:
+    needed = {task.name for task in RED.tasks} | {fault.name for fault in RED.faults}
+    late = toy.FAILS_AT_MS + 1
+    faults = (*RED.faults, FaultPlan("late fault", "freeze", late, on="w1"))
+    tasks = (*RED.tasks, replace(RED.tasks[0], name="late task", at_ms=late))
     steps: list[Progress] = []
-    last = toy.FAILS_AT_MS
 
     def run(plan: Plan) -> Verdict:
-        # Everything up to the violation matters.
-        needed = [item.name for item in (*RED.tasks, *RED.faults) if item.at_ms <= last]
-        there = {item.name for item in (*plan.tasks, *plan.faults)}
-        fails = there.issuperset(needed)
-        return Verdict(0, Violation("toy", Failure.SAFETY, last, "all matters") if fails else None)
+        """Red as long as all is there that begins before."""
+        there = {task.name for task in plan.tasks} | {fault.name for fault in plan.faults}
+        red = needed <= there
+        return Verdict(0, Violation("toy", Failure.SAFETY, toy.FAILS_AT_MS, "all matters") if red else None)
 
-    early = replace(RED, tasks=RED.tasks, faults=(*RED.faults, FaultPlan("late", "freeze", last + 1, on="w1")))
-    extra = replace(early, tasks=(*early.tasks, replace(RED.tasks[0], name="late task", at_ms=last + 1)))
-    shrink(extra, run=run, budget=2, progress=steps.append)
+    shrink(replace(RED, faults=faults, tasks=tasks), run=run, budget=2, progress=steps.append)
     assert [step.sizes[:2] for step in steps] == [(40, 60)]
 
 
