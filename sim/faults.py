@@ -135,7 +135,9 @@ class Faults:
             if host_number >= 0:
                 self._end_mode(host_number, mode)
         for fault in self.world.plan.faults:
-            if (-1, fault.name) in self.modes:
+            if fault.kind == "wrong type":
+                # Older data may have brought it back.
+                self.modes[-1, fault.name] = self.world.now
                 self.mend_type(fault)
 
     # What the network and the processes ask.
@@ -226,8 +228,16 @@ class Faults:
 
     def mend_type(self, fault: FaultPlan) -> None:
         """The operator deletes what is in the way."""
-        if self.modes.pop((-1, fault.name), None) is not None:
-            self.world.site.operator((b"DEL", getattr(queue_keys(fault.on), str(fault.values["key"]))))
+        if (-1, fault.name) not in self.modes:
+            return
+        key = getattr(queue_keys(fault.on), str(fault.values["key"]))
+        found, *_ = self.world.site.operator((b"TYPE", key))
+        if found != b"string" and not isinstance(found, ErrorReply):
+            del self.modes[-1, fault.name]
+        elif isinstance(self.world.site.operator((b"DEL", key))[0], ErrorReply):
+            self.world.agenda.at(self.world.now + 500, self, "mend_type", fault)
+        else:
+            del self.modes[-1, fault.name]
 
     def operate(self, fault: FaultPlan, *commands: tuple[bytes | int, ...], excuses: bool = True) -> None:
         """An operator's commands. `excuses`: what they take away is not missed."""

@@ -72,6 +72,8 @@ class Run:
     outcome: str = ""
     canceled: bool = False
     """It was asked to stop."""
+    timed_out: bool = False
+    """For it ran too long: whatever it answers, the attempt has failed."""
 
     def end(self, now: int, outcome: str) -> None:
         """It is over."""
@@ -125,10 +127,11 @@ class Handlers:
         else:
             self._answer(process, run, _ANSWERS[run.act.does](number, run.act))
 
-    def cancel(self, process: Process, run: Run) -> None:
+    def cancel(self, process: Process, run: Run, reason: str) -> None:
         """The machine asks a handler to stop."""
         if not run.canceled:
             run.canceled = True
+            run.timed_out = reason.startswith("the handler ran for longer")
             if run.act.does != "deaf":
                 at = self.world.now + _STOPS_AFTER_MS
                 self.world.agenda.at(at, self, "stopped", process, process.incarnation, run.number)
@@ -145,5 +148,5 @@ class Handlers:
 
     def _answer(self, process: Process, run: Run, answer: Any) -> None:
         del process.runs[run.number]
-        run.end(self.world.now, _OUTCOMES[type(answer)])
+        run.end(self.world.now, "timed out" if run.timed_out else _OUTCOMES[type(answer)])
         process.deliver(answer, process.incarnation)

@@ -173,7 +173,9 @@ class Ledger:
         self.world.oracles.noted(process, note)
 
     def faulted(self, process: Process, error: ErrorReply) -> None:
-        """A machine says that a person must act."""
+        """A machine says that a person must act. A worker closes by itself."""
+        if process.is_worker:
+            self.closing(process)
         self.world.oracles.faulted(process, error)
 
     # Processes.
@@ -216,7 +218,9 @@ class Ledger:
 
     # Losses.
 
-    def data_lost(self, kind: str, before: dict[bytes, Any], after: dict[bytes, Any], *, repairable: bool = True) -> None:
+    def data_lost(
+        self, kind: str, before: dict[bytes, Any], after: dict[bytes, Any], *, repairable: bool = True
+    ) -> None:
         """The data of a server become others."""
         lost = self.present(before) - self.present(after)
         self.losses.append(Loss(kind, self.world.now, frozenset(lost), repairable))
@@ -235,8 +239,8 @@ class Ledger:
         return found
 
     def lost_since(self, at: int) -> bool:
-        """Whether any data were lost at that time or later."""
-        return bool(self.losses) and self.losses[-1].at >= at
+        """Whether any data were lost at that time or later, or will be: an old primary still answers."""
+        return self.world.site.old is not None or (bool(self.losses) and self.losses[-1].at >= at)
 
     # Takeovers.
 

@@ -138,6 +138,7 @@ class Process:
         thaws_at = 1 << 60 if for_ms < 0 else self.world.now + for_ms
         self.thaws_at = max(thaws_at, self.thaws_at) if self.frozen else thaws_at
         self.frozen = True
+        self.world.ledger.out_of_touch(self)
         self.world.trace(self.name, "frozen", for_ms)
         if for_ms >= 0:
             self.world.agenda.at(self.thaws_at, self, "thaw", self.incarnation)
@@ -183,7 +184,9 @@ class Process:
         steps = steps + 1 if at == world.now else 1
         self.steps_at = (world.now, steps)
         if steps > _SPIN:
-            world.fail("busy loop", Failure.LIVENESS, f"{self.name} takes its {steps}th step within one ms, on {event!r}")
+            world.fail(
+                "busy loop", Failure.LIVENESS, f"{self.name} takes its {steps}th step within one ms, on {event!r}"
+            )
         world.steps += 1
         incarnation = self.incarnation
         for effect in machine.step(self.clock(), event):  # type: ignore[arg-type]
@@ -269,7 +272,7 @@ class Process:
     def _cancel_handler(self, effect: CancelHandler) -> None:
         run = self.runs.get(effect.run)
         if run is not None:
-            self.world.handlers.cancel(self, run)
+            self.world.handlers.cancel(self, run, effect.reason)
 
     def _accepted(self, effect: Accepted | Rejected) -> None:
         self.world.ledger.answered(self, effect)

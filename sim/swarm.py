@@ -238,7 +238,9 @@ class _Maker:
         does = draws.pick(("succeed", "succeed", "deaf"), "last")
         after = draws.pick((0, 1, 10, 100), "after")
         if draws.happens(mood["slow"], "slow"):
-            after = draws.pick((1_000, worker["lease_ms"] // 2, worker["lease_ms"] * 3 // 2, 3 * worker["lease_ms"]), "s")
+            after = draws.pick(
+                (1_000, worker["lease_ms"] // 2, worker["lease_ms"] * 3 // 2, 3 * worker["lease_ms"]), "s"
+            )
         limit = worker["timeout_ms"]
         if limit and after >= limit - 50:
             # It would never end in time, and be retried for ever.
@@ -313,7 +315,9 @@ class _Maker:
         elif kind == "wall":
             values["by_ms"] = draws.pick((-100_000, -3_000, 3_000, 100_000), "by")
         elif kind == "clock":
-            values["by_ms"] = draws.pick((-lease - 1_000, -3_000, -100, 100, 3_000, lease, 20 * lease, -5 * lease), "by")
+            values["by_ms"] = draws.pick(
+                (-lease - 1_000, -3_000, -100, 100, 3_000, lease, 20 * lease, -5 * lease), "by"
+            )
         elif kind == "cut":
             values["form"] = draws.pick(("before", "lost", "lost", "prefix", "late", "late"), "form")
             values["lane"] = draws.pick(("command", "command", "read"), "lane")

@@ -87,11 +87,17 @@ class World:
         self.oracles.all_ended()
         self._run_while(self.oracles.not_at_rest, self.oracles.rest.bound_ms())
         self.oracles.at_rest()
-        for process in (*self.clients, *self.workers):
+        self._close(self.clients)
+        # What a client could not take away itself, on a connection that had just gone, is collected by the workers.
+        self._run_while(self.oracles.not_at_rest, self.oracles.rest.bound_ms())
+        self._close(self.workers)
+        self.oracles.all_closed()
+
+    def _close(self, processes: list[Process]) -> None:
+        for process in processes:
             process.done = True
             process.close(5_000)
-        self._run_while(self._still_open, self.oracles.rest.closing_bound_ms())
-        self.oracles.all_closed()
+        self._run_while(lambda: self._still_open(processes), self.oracles.rest.closing_bound_ms())
 
     def _run_until(self, until: int) -> None:
         heap = self.agenda.heap
@@ -129,9 +135,9 @@ class World:
             if process.is_worker:
                 process.start()
 
-    def _still_open(self) -> str | None:
-        still = [process.name for process in self.processes.values() if process.alive and not process.frozen]
-        return f"still open: {', '.join(still)}" if still else None
+    def _still_open(self, processes: list[Process]) -> str | None:
+        still = [process.name for process in processes if process.alive and not process.frozen]
+        return f"{', '.join(still)} have not closed" if still else None
 
     # The application.
 

@@ -34,6 +34,11 @@ def watch(*keys: bytes) -> Command:
     return (b"WATCH", *keys)
 
 
+def exists(*keys: bytes) -> Command:
+    """EXISTS: how many of the keys there are."""
+    return (b"EXISTS", *keys)
+
+
 def append(stream: bytes, fields: Fields) -> Command:
     """XADD at the stream's end."""
     return (b"XADD", stream, b"*", *fields)

@@ -107,6 +107,8 @@ class Machine(Generic[Input]):
         self.broken = False
         self.command_timeout_ms = 0
         self.slot = 0
+        self.compose_at: int | None = None
+        """From when the parts have something for the free command lane, where this step has asked them already."""
 
     # The one door.
 
@@ -128,6 +130,7 @@ class Machine(Generic[Input]):
                 self._drop_useless(now)
                 self._pump(now)
                 self.due = max(now, self._earliest())
+                self.compose_at = None
         except Exception:
             self.broken = True
             raise
@@ -242,28 +245,41 @@ class Machine(Generic[Input]):
 
     def _drop_useless(self, now: int) -> None:
         for lane, link in self.links.items():
-            error = link.due(now, self.shared.effects)
-            if error is not None:
-                self._drop(now, lane, error, closed=False)
+            if now >= link.deadline:
+                error = link.due(now, self.shared.effects)
+                if error is not None:
+                    self._drop(now, lane, error, closed=False)
         while self.shared.drop:
             lane, error = self.shared.drop.pop(0)
             if self.links[lane].state is LinkState.UP:
                 self._drop(now, lane, error, closed=False)
 
     def _pump(self, now: int) -> None:
+        shared = self.shared
         link = self.command
+        self.compose_at = None
         if link.ready:
-            write = Write()
-            if self.shared.guarded is not None:
-                write.first.append(self.shared.guarded)
-                self.shared.guarded = None
-            self._compose(now, write)
-            if write.sections:
-                self.shared.effects.append(link.send(now, write.sections, self.command_timeout_ms, self.slot))
+            due = 0 if shared.guarded is not None else self._compose_due_at()
+            if now >= due:
+                write = Write()
+                if shared.guarded is not None:
+                    write.first.append(shared.guarded)
+                    shared.guarded = None
+                self._compose(now, write)
+                if write.sections:
+                    shared.effects.append(link.send(now, write.sections, self.command_timeout_ms, self.slot))
+            else:
+                self.compose_at = due
+        effects = len(shared.effects)
         self._pump_reads(now)
+        if len(shared.effects) != effects:
+            self.compose_at = None
 
     def _earliest(self) -> int:
         due = self._due_at()
         for link in self.links.values():
-            due = min(due, link.deadline)
-        return min(due, self._compose_due_at()) if self.command.ready else due
+            if link.deadline < due:
+                due = link.deadline
+        if self.command.ready:
+            due = min(due, self._compose_due_at() if self.compose_at is None else self.compose_at)
+        return due

@@ -42,7 +42,9 @@ class Bounds(Oracle):
     def _worker(self, process: Process, machine: Any) -> None:
         settings = machine.settings
         prefetch = settings.prefetch if settings.prefetch is not None else settings.prefetch_most
-        if machine.tasks.held > settings.concurrency + prefetch and not self.world.ledger.notes["TaskAdopted"]:
+        # The blocking read over all queues asks for one entry, and may bring one of each: COUNT is per stream.
+        most = settings.concurrency + prefetch + len(settings.queues) - 1
+        if machine.tasks.held > most and not self.world.ledger.notes["TaskAdopted"]:
             self.broken(
                 f"{process.identity} holds {machine.tasks.held} tasks that have not started; concurrency is "
                 f"{settings.concurrency}, prefetch {prefetch}"

@@ -6,7 +6,6 @@ from typing import Any, ClassVar
 
 from streamfleet_protocol.keys import SERVER_GROUP, queue_keys, receiver_key
 
-from ..verdict import Failure
 from .base import Oracle
 
 
@@ -105,6 +104,3 @@ class Rest(Oracle):
                 key = queue_keys(name).connection(process.identity)
                 if process.name not in self.world.plan.gone and key in data and network_was_calm:
                     self.broken(f"after closing, the key {key.decode()} is there")
-        still = [process.name for process in self.world.processes.values() if process.alive and not process.frozen]
-        if still:
-            self.world.fail("progress", Failure.LIVENESS, f"{still} have not closed")

@@ -263,6 +263,8 @@ class ModelServer:
             redirected = self.cluster.redirection(request.keys, self.keys.data, reader.asking)
             if redirected is not None:
                 return redirected
+        if not self.modes:
+            return None
         flags = _READ_FLAGS[request.group is not None]
         mode = refusing_mode(self.modes, self.version, flags, queueing=False)
         return None if mode is None else ErrorReply(mode_text(mode, self.version))

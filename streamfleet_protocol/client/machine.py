@@ -129,7 +129,8 @@ class ClientMachine(Machine[ClientInput]):
         return self.receiver.read_backoff.until if readable else NEVER
 
     def _compose_due_at(self) -> int:
-        # The lane is never free in the stages after FLUSHING: each of them waits for one batch.
+        if self.closing.stage is Stage.TIDYING:
+            return 0
         if not self.outbox.armed:
             return min(self.receiver.due_at(), self.outbox.due_at())
         due = min(part.due_at() for part in (self.receiver, self.audit, self.outbox, self.heartbeat))
@@ -139,9 +140,10 @@ class ClientMachine(Machine[ClientInput]):
 
     def _pump(self, now: int) -> None:
         super()._pump(now)
-        # Tasks that fell out while the batch was composed have left room, and may have been the last of a flush.
-        self._answer_calls(now)
-        super()._pump(now)
+        if self.admission.calls or self.admission.flushes or self.closing.stage is not Stage.OPEN:
+            # Tasks that fell out while the batch was composed have left room, and may have been the last of a flush.
+            self._answer_calls(now)
+            super()._pump(now)
 
     def _compose(self, now: int, write: Write) -> None:
         """At most one transaction a batch: its EXEC ends the WATCH that guards the tasks, which is then set anew."""

@@ -82,8 +82,12 @@ class Outbox:
             write.middle.append(Section(("outbox", "on_armed"), self._arming()))
 
     def watch_again(self) -> Section:
-        """The WATCH that guards the next batch; it must follow every EXEC on this lane."""
-        return Section(("outbox", "on_watched"), (commands.watch(*self._connection_keys()),))
+        """The WATCH that guards the next batch; it must follow every EXEC on this lane.
+
+        A WATCH on a key that is not there sees no FLUSHALL; the EXISTS behind it tells.
+        """
+        keys = self._connection_keys()
+        return Section(("outbox", "on_watched"), (commands.watch(*keys), commands.exists(*keys)))
 
     # Arming.
 
@@ -108,6 +112,7 @@ class Outbox:
             commands.UNWATCH,
             *(commands.set_for_a_day(key, epoch) for key in self._connection_keys()),
             commands.watch(*self._connection_keys()),
+            commands.exists(*self._connection_keys()),
             commands.TIME,
             *questions,
         )
@@ -118,21 +123,24 @@ class Outbox:
             self._refused(now, "arming", outcome.error)
         if not isinstance(outcome, Ok):
             return
-        redis_ms = milliseconds(outcome.values[len(self.queues) + 2])
+        found, time, *answers = outcome.values[len(self.queues) + 2 :]
+        if found != len(self.queues):
+            # Flushed just now, before the WATCH: it guards nothing.
+            return
+        redis_ms = milliseconds(time)
         if redis_ms is None:
             self._refused(now, "arming", ErrorReply("ERR TIME answered something else than a time"))
             return
         self.shared.clock.learn(redis_ms, now)
         self.armed = True
         self.shared.works("arming")
-        sequences = outcome.values[len(self.queues) + 3 :: 3]
-        for queue, sequence in zip(self.queues.values(), sequences, strict=True):
+        for queue, sequence in zip(self.queues.values(), answers[::3], strict=True):
             self.resolve(now, queue, sequence)
         self.checks += 1
 
     def on_watched(self, now: int, outcome: Outcome, _context: None) -> None:
         """The next batch is guarded, or is not."""
-        if not isinstance(outcome, Ok):
+        if not isinstance(outcome, Ok) or outcome.values[1] != len(self.queues):
             self.armed = False
 
     # Batches.

@@ -162,8 +162,8 @@ class Leases:
     def due_at(self) -> int:
         """When a look can go."""
         due = NEVER
-        for look, queue in zip(self.looks, self.queues, strict=True):
-            if self.setup.is_grouped(queue.index):
+        for index, look in enumerate(self.looks):
+            if self.setup.states[index].grouped:
                 due = min(due, max(look.look_at, look.backoff.until))
         return due
 

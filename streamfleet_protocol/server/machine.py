@@ -142,10 +142,18 @@ class ServerMachine(Machine[ServerInput]):
         return min(self.handlers.due_at(), self.closing.due_at, self.intake.due_at())
 
     def _compose_due_at(self) -> int:
-        due = min(self.conclusions.due_at(), min(part.due_at() for part in self.parts))
+        due = self.conclusions.due_at()
+        for part in self.parts:
+            at = part.due_at()
+            if at < due:
+                due = at
         if self.closing.is_closing:
             return min(due, self.closing.compose_due_at(), self.intake.unblock_due_at())
-        return min(due, min(part.due_at() for part in self.working_parts))
+        for part in self.working_parts:
+            at = part.due_at()
+            if at < due:
+                due = at
+        return due
 
     # Batches.
 

@@ -50,9 +50,14 @@ class Promotion:
     def due_at(self) -> int:
         """When to look, or to move."""
         due = NEVER
-        for queue, delayed in zip(self.queues, self.delayed, strict=True):
-            if self.setup.is_grouped(queue.index):
-                due = min(due, max(0 if delayed.due else delayed.look_at, delayed.backoff.until))
+        states = self.setup.states
+        for index, delayed in enumerate(self.delayed):
+            if states[index].grouped:
+                at = 0 if delayed.due else delayed.look_at
+                if delayed.backoff.until > at:
+                    at = delayed.backoff.until
+                if at < due:
+                    due = at
         return due
 
     def compose(self, now: int, write: Write) -> None:

@@ -198,7 +198,8 @@ class Reclaim:
         """When there is a recheck, or something dead and room for it."""
         due = NEVER
         for queue, sights in zip(self.queues, self.sights, strict=True):
-            due = min(due, sights.recheck_at)
+            if sights.recheck_at < due:
+                due = sights.recheck_at
             if sights.dead and self.setup.is_fenced(queue.index) and self._claimable(queue.index):
                 due = min(due, sights.backoff.until)
         return due
@@ -211,6 +212,8 @@ class Reclaim:
     def compose(self, now: int, write: Write) -> None:
         """Add rechecks, and the question before a claim."""
         for queue, sights in zip(self.queues, self.sights, strict=True):
+            if not sights.dead and now < sights.recheck_at:
+                continue
             stream = queue.keys.stream
             if now >= sights.recheck_at:
                 sights.recheck_at = NEVER

@@ -73,7 +73,11 @@ class Setup:
 
     def due_at(self) -> int:
         """When a queue is to be set up."""
-        return min((s.backoff.until for s in self.states if not (s.grouped and s.fenced)), default=NEVER)
+        due = NEVER
+        for state in self.states:
+            if not (state.grouped and state.fenced) and state.backoff.until < due:
+                due = state.backoff.until
+        return due
 
     def compose(self, now: int, write: Write) -> None:
         """Add what is missing."""

@@ -65,9 +65,12 @@ class Sweep:
     def due_at(self) -> int:
         """When to sweep, or to adopt."""
         due = NEVER
-        for queue, head in zip(self.queues, self.heads, strict=True):
-            if self.setup.is_grouped(queue.index):
-                due = min(due, 0 if head.orphans and self.tasks.room > 0 else head.sweep_at)
+        states = self.setup.states
+        for index, head in enumerate(self.heads):
+            if states[index].grouped:
+                at = 0 if head.orphans and self.tasks.room > 0 else head.sweep_at
+                if at < due:
+                    due = at
         return due
 
     def compose(self, now: int, write: Write) -> None:

@@ -152,6 +152,9 @@ class Peer:
     def _get(self, key: bytes) -> RawReply:
         return self.strings.get(key)
 
+    def _exists(self, *keys: bytes) -> RawReply:
+        return sum(key in self.strings for key in keys)
+
     def _watch(self, *keys: bytes) -> RawReply:
         if self.flush_before_watch:
             self.flush_before_watch = False

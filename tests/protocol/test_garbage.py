@@ -13,7 +13,9 @@ from streamfleet_protocol.timing import Backoff, Entropy, RedisClock
 def test_a_write_that_asks_already_is_not_asked_for_more() -> None:
     """Two questions would share one EXEC; the suspect waits for the next write."""
     shared = Shared(Entropy(1), RedisClock())
-    garbage = Garbage(shared, [queue_keys("jobs")], b"me", silence_ms=1, interval_ms=1, backoff=Backoff(1, 1))
+    garbage = Garbage(
+        shared, [queue_keys("jobs")], b"me", silence_ms=1, producer_silence_ms=1, interval_ms=1, backoff=Backoff(1, 1)
+    )
     garbage.suspects.append((0, b"dead"))
     asking = Section(("reclaim", "on_question"), (watch(b"fence"),))
     write = Write(question=[asking])

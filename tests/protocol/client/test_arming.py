@@ -14,7 +14,7 @@ from ..support import PRODUCERS, STREAM, WATCHED, But, ClientScript, error, even
 
 ARMED = "outbox.on_armed"
 # The arming's commands with one queue.
-SET, HGET, XLEN, ZCARD, TIME = 1, 4, 5, 6, 3
+SET, HGET, XLEN, ZCARD, TIME = 1, 5, 6, 7, 4
 
 
 def connected() -> ClientScript:
@@ -39,6 +39,8 @@ def test_its_commands() -> None:
         (b"UNWATCH",),
         (b"SET", WATCHED, b"1", b"PX", ONE_DAY_MS),
         (b"WATCH", WATCHED),
+        # A WATCH on a key that is not there guards nothing.
+        (b"EXISTS", WATCHED),
         (b"TIME",),
         (b"HGET", PRODUCERS, b"me"),
         (b"XLEN", STREAM),
@@ -57,6 +59,7 @@ def test_its_commands_for_several_queues() -> None:
         (b"SET", b"{streamfleet:a}:conn:me"),
         (b"SET", b"{streamfleet:b}:conn:me"),
         (b"WATCH", b"{streamfleet:a}:conn:me"),
+        (b"EXISTS", b"{streamfleet:a}:conn:me"),
         (b"TIME",),
         *((b"HGET", b"{streamfleet:a}:producers"), (b"XLEN", b"streamfleet:a"), (b"ZCARD", b"{streamfleet:a}:delayed")),
         *((b"HGET", b"{streamfleet:b}:producers"), (b"XLEN", b"streamfleet:b"), (b"ZCARD", b"{streamfleet:b}:delayed")),

@@ -36,6 +36,7 @@ def test_its_commands() -> None:
         (b"PEXPIRE", WATCHED, ONE_DAY_MS),
         (b"EXEC",),
         (b"WATCH", WATCHED),
+        (b"EXISTS", WATCHED),
         (b"ZADD", RECEIVERS, time, b"me"),
         (b"TIME",),
     )
