@@ -8,11 +8,11 @@ _ARMED = Edit(
     "client.outbox",
     """\
             commands.watch(*self._connection_keys()),
-            commands.TIME,
+            commands.exists(*self._connection_keys()),
 """,
     """\
             commands.UNWATCH,
-            commands.TIME,
+            commands.exists(*self._connection_keys()),
 """,
 )
 _SET = """\
@@ -23,6 +23,11 @@ _BATCH = """\
             write.middle.append(self.watch_again())
 """
 
+_ABSENT_IS_FINE = (
+    Edit("client.outbox", "        if found != len(self.queues):\n", "        if found is None:\n"),
+    Edit("client.outbox", " or outcome.values[1] != len(self.queues):\n", ":\n"),
+)
+
 OUTBOX = (
     Mutant(
         "batch-without-a-watch",
@@ -32,8 +37,8 @@ OUTBOX = (
             _ARMED,
             Edit(
                 "client.outbox",
-                'Section(("outbox", "on_watched"), (commands.watch(*self._connection_keys()),))',
-                'Section(("outbox", "on_watched"), (commands.UNWATCH,))',
+                "(commands.watch(*keys), commands.exists(*keys))",
+                "(commands.UNWATCH, commands.exists(*keys))",
             ),
         ),
     ),
@@ -52,6 +57,16 @@ OUTBOX = (
             ),
 """,
             ),
+            Edit(
+                "client.outbox",
+                """\
+        if found != len(self.queues):
+""",
+                """\
+        if found != len(self.queues):
+            self.epoch = 0
+""",
+            ),
         ),
     ),
     Mutant(
@@ -59,7 +74,16 @@ OUTBOX = (
         "finding 2; design 4.2",
         "The watched key does not exist, and what does not exist is not touched by a flush: the next batch is applied "
         "on top of it, and its sequence hides the loss.",
-        (Edit("client.outbox", _SET, "            *(commands.get(key) for key in self._connection_keys()),\n"),),
+        (
+            Edit("client.outbox", _SET, "            *(commands.get(key) for key in self._connection_keys()),\n"),
+            *_ABSENT_IS_FINE,
+        ),
+    ),
+    Mutant(
+        "watch-on-an-absent-key-not-seen",
+        "finding 2; design 4.2",
+        "A flush between the SET of the watched key and its WATCH is not noticed: the WATCH guards nothing.",
+        _ABSENT_IS_FINE,
     ),
     Mutant(
         "watch-in-the-batch-itself",
