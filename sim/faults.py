@@ -64,7 +64,7 @@ class FaultKind:
             if isinstance(domain[0], str):
                 good = value in domain
             else:
-                good = isinstance(value, int) and domain[0] <= value <= domain[1]  # type: ignore[operator]
+                good = isinstance(value, int) and domain[0] <= value <= domain[1]
             if not good:
                 raise PlanError(f"fault {fault.name} ({fault.kind}): {name} is {value!r}; it must be in {domain}")
         unknown = sorted(set(fault.values) - set(self.values))

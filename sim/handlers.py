@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -9,6 +10,7 @@ from streamfleet_protocol.effects import StartHandler
 from streamfleet_protocol.inputs import (
     HandlerAsksRetry,
     HandlerCanceled,
+    HandlerDone,
     HandlerFailed,
     HandlerRejects,
     HandlerSucceeded,
@@ -32,7 +34,7 @@ ACTS: dict[str, str] = {
 }
 """What a handler can do, and what that means."""
 
-_ANSWERS = {
+_ANSWERS: dict[str, Callable[[int, Act], HandlerDone]] = {
     "succeed": lambda run, act: HandlerSucceeded(run, b"done"),
     "deaf": lambda run, act: HandlerSucceeded(run, b"done"),
     "fail": lambda run, act: HandlerFailed(run, "ValueError: as planned"),
@@ -127,6 +129,12 @@ class Handlers:
         else:
             self._answer(process, run, _ANSWERS[run.act.does](number, run.act))
 
+    def late(self, process: Process, incarnation: int, number: int, answer: Any) -> None:
+        """A slow loop comes to the answer of a handler."""
+        run = process.runs.get(number)
+        if run is not None and process.incarnation == incarnation:
+            self._feed(process, run, answer)
+
     def cancel(self, process: Process, run: Run, reason: str) -> None:
         """The machine asks a handler to stop."""
         if not run.canceled:
@@ -147,6 +155,13 @@ class Handlers:
             self._answer(process, run, HandlerCanceled(number))
 
     def _answer(self, process: Process, run: Run, answer: Any) -> None:
+        if self.world.now < process.slow_until:
+            at = self.world.now + process.slow_ms
+            self.world.agenda.at(at, self, "late", process, process.incarnation, run.number, answer)
+        else:
+            self._feed(process, run, answer)
+
+    def _feed(self, process: Process, run: Run, answer: Any) -> None:
         del process.runs[run.number]
         run.end(self.world.now, "timed out" if run.timed_out else _OUTCOMES[type(answer)])
-        process.deliver(answer, process.incarnation)
+        process.feed(answer)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +25,8 @@ from .redis_model import Observer
 from .settings import EPOCH_MS
 
 if TYPE_CHECKING:
+    from streamfleet_protocol.commands import Command
+
     from .handlers import Run
     from .network import Wire
     from .processes import Process
@@ -205,7 +208,7 @@ class Ledger:
         if presence is not None and (not presence.troubles or presence.troubles[-1] != self.world.now):
             presence.troubles.append(self.world.now)
 
-    def replied(self, wire: Wire, purposes: tuple[str, ...], replies: list[Any]) -> None:
+    def replied(self, wire: Wire, purposes: tuple[str, ...], replies: Sequence[Any]) -> None:
         """A process has got the answers to a batch."""
         now = self.world.now
         for name, _ in wire.stored:
@@ -215,6 +218,18 @@ class Ledger:
             self.out_of_touch(wire.process)
         elif any(purpose in _RENEWALS for purpose in purposes):
             self.presences[wire.process.identity].contacts.append(now)
+
+    def executed(self, wire: Wire, commands: tuple[Command, ...], elements: list[Any]) -> None:
+        """A transaction was executed. Where a key's type is wrong its element fails, and the others are applied.
+
+        A client that gets the answer puts the task back. Where it does not, the sequence cannot tell; whoever has
+        replaced the key has lost that task.
+        """
+        if wire.process.is_worker or not any(isinstance(element, ErrorReply) for element in elements):
+            return
+        for command, element in zip(commands[-len(elements) - 1 : -1], elements, strict=True):
+            if isinstance(element, ErrorReply) and command[0] in (b"XADD", b"ZADD"):
+                self.losses.append(Loss("wrong type", self.world.now, frozenset((_task_of(command),)), False))
 
     # Losses.
 
@@ -250,7 +265,7 @@ class Ledger:
         return 1 << 40 if presence is None else presence.longest_gap(since, self.world.now)
 
 
-def refused(replies: list[Any]) -> bool:
+def refused(replies: Sequence[Any]) -> bool:
     """Whether any reply, or any element of one, is a refusal."""
     for reply in replies:
         if isinstance(reply, ErrorReply):
@@ -276,6 +291,16 @@ def member_key(member: bytes) -> tuple[str, int]:
         return task_key(unpack_member(member))
     except DecodeError:
         return "", -1
+
+
+def _task_of(command: Command) -> str:
+    """The id of the task that an XADD, or a ZADD of the delayed set, puts into Redis."""
+    last = command[-1]
+    assert isinstance(last, bytes)
+    if command[0] == b"ZADD":
+        return member_key(last)[0]
+    task_id = command[command.index(b"id") + 1]
+    return task_id.decode() if isinstance(task_id, bytes) else ""
 
 
 class LedgerObserver(Observer):
@@ -319,10 +344,9 @@ class LedgerObserver(Observer):
         if record is None or wire is None or wire.batch is None:
             return
         purposes = wire.batch.purposes
-        if "settlement.on_plain" in purposes or "settlement.on_tracked" in purposes:
-            # One batch may end some and settle others; a success of its own tells them apart.
-            if record.succeeded:
-                record.finished_at = self.ledger.world.now
+        # One batch may end some and settle others; a success tells them apart.
+        if record.succeeded and ("settlement.on_plain" in purposes or "settlement.on_tracked" in purposes):
+            record.finished_at = self.ledger.world.now
         if "conclusions.on_replaced" in purposes and not record.succeeded:
             record.ended_at = self.ledger.world.now
 

@@ -12,9 +12,18 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import MISSING, Field, asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 FORMAT = 1
+
+
+class Named(Protocol):
+    """An item of a plan."""
+
+    @property
+    def name(self) -> str:
+        """Unique in its plan."""
+        ...
 
 
 class PlanError(ValueError):
@@ -162,10 +171,11 @@ class Plan:
         if not self.workers or not self.clients or not self.queues:
             raise PlanError("at least one worker, one client and one queue are needed")
         names: set[str] = set()
-        for item in (*self.workers, *self.clients, *self.tasks, *self.faults):
-            if item.name in names or not item.name:
-                raise PlanError(f"the name {item.name!r} is empty, or used twice")
-            names.add(item.name)
+        parts: tuple[Sequence[Named], ...] = (self.workers, self.clients, self.tasks, self.faults)
+        for name in (item.name for part in parts for item in part):
+            if name in names or not name:
+                raise PlanError(f"the name {name!r} is empty, or used twice")
+            names.add(name)
         clients = {client.name for client in self.clients}
         for task in self.tasks:
             if task.client not in clients or task.queue not in self.queues:
@@ -236,8 +246,3 @@ def _simple(annotation: str, value: object, where: str) -> object:
     if not _SIMPLE[annotation](value):
         raise PlanError(f"{where} is {value!r}: {annotation} is needed")
     return value
-
-
-def without(plan: Sequence[T], names: frozenset[str]) -> tuple[T, ...]:
-    """The items whose names are not among `names`."""
-    return tuple(item for item in plan if item.name not in names)  # type: ignore[attr-defined]

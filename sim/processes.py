@@ -189,7 +189,7 @@ class Process:
             )
         world.steps += 1
         incarnation = self.incarnation
-        for effect in machine.step(self.clock(), event):  # type: ignore[arg-type]
+        for effect in machine.step(self.clock(), event):
             if world.tracing:
                 world.trace(self.name, "effect", effect)
             perform = _PERFORM.get(type(effect))

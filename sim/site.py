@@ -77,6 +77,8 @@ class Site:
                 self._set_timer(host)
                 break
             replies.append(reply)
+            if type(reply) is list and command[0] == b"EXEC":
+                ledger.executed(wire, commands[:done], reply)
         ledger.acting = None
         world.commands += done
         if host.server.readers.unblocked:
@@ -118,7 +120,7 @@ class Site:
         self.kept[name] = self.primary.server.snapshot()
 
     def restart(self, name: str, down_ms: int) -> None:
-        """The server process ends, and comes back with what it kept under that name; with nothing where it kept none."""
+        """The server process ends, and comes back with what was kept under that name, or else with nothing."""
         host = self.primary
         kept = self.kept.pop(name, None) or Snapshot({}, {})
         self._lose(host, kept, "restart")

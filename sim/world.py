@@ -160,7 +160,7 @@ class World:
 
     def start_again(self, process: Process) -> None:
         """A process that was closed is started again as soon as it has ended."""
-        if process.alive and not process.frozen and not self.calm:
+        if process.alive:
             self.agenda.at(self.now + 500, self, "start_again", process)
-        elif not self.calm:
+        else:
             process.start()

@@ -27,7 +27,7 @@ class Progress(Oracle):
 
     def bound_ms(self) -> int:
         """Recovery, then all the work there is, one task after the other, then the last handles."""
-        return self.recovery_ms() + self._sweep_ms() + self._work_ms() + self._handles_ms() + self._clock_ms()
+        return self.recovery_ms() + self._sweep_ms() + self._work_ms() + self._handles_ms() + self.clock_ms()
 
     def _sweep_ms(self) -> int:
         worker = self.world.plan.worker_settings
@@ -60,7 +60,7 @@ class Progress(Oracle):
         slow = client.get("connect_timeout_ms", 5_000) + client.get("backoff_most_ms", 5_000)
         return audits + 2 * waits + 3 * slow + 3 * client.get("heartbeat_ms", 10_000) + 10_000
 
-    def _clock_ms(self) -> int:
+    def clock_ms(self) -> int:
         """Delays, and deadlines, move with Redis's clock."""
         plan = self.world.plan
         steps = [abs(int(fault.values.get("by_ms", 0))) for fault in plan.faults if fault.kind in ("clock", "wall")]

@@ -26,7 +26,9 @@ class Rest(Oracle):
             worker.get("consumer_silence_ms", 86_400_000),
         )
         collect = max(worker.get("collect_interval_ms", 60_000), client.get("collect_interval_ms", 60_000))
-        return 2 * silence + 10 * collect + self.world.oracles.progress.recovery_ms()
+        progress = self.world.oracles.progress
+        # While Redis's clock has not caught up after a step back, idle times are 0, and tell nothing.
+        return 2 * silence + 10 * collect + progress.recovery_ms() + progress.clock_ms()
 
     def closing_bound_ms(self) -> int:
         """How long closing may take, as its timeouts say."""
