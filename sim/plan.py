@@ -194,6 +194,7 @@ def _lean(item: dict[str, Any]) -> dict[str, Any]:
 
 
 T = TypeVar("T")
+Item = TypeVar("Item", bound=Named)
 _ITEMS: dict[str, type] = {
     "workers": ProcessPlan,
     "clients": ProcessPlan,
@@ -246,3 +247,8 @@ def _simple(annotation: str, value: object, where: str) -> object:
     if not _SIMPLE[annotation](value):
         raise PlanError(f"{where} is {value!r}: {annotation} is needed")
     return value
+
+
+def without(items: Sequence[Item], names: frozenset[str]) -> tuple[Item, ...]:
+    """The items whose names are not among `names`."""
+    return tuple(item for item in items if item.name not in names)
