@@ -11,7 +11,8 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from time import monotonic
+from time import monotonic, process_time
+from typing import NamedTuple
 
 from .determinism import ORACLE as DETERMINISM
 from .determinism import judge
@@ -63,12 +64,15 @@ class Totals:
     checks: Counter[str] = field(default_factory=Counter)
     faults: Counter[str] = field(default_factory=Counter)
     notes: Counter[str] = field(default_factory=Counter)
+    cpu_s: float = 0.0
+    """Of the runs that are counted here, without repeats."""
     repeats: int = 0
     repeats_equal: int = 0
 
-    def add(self, verdict: Verdict) -> None:
+    def add(self, verdict: Verdict, cpu_s: float) -> None:
         """One more run."""
         self.seeds += 1
+        self.cpu_s += cpu_s
         self.virtual_ms += verdict.virtual_ms
         self.steps += verdict.steps
         self.commands += verdict.commands
@@ -134,8 +138,8 @@ def soak(
     with make_pool(jobs, run_timeout_s) as pool:
         work = _Work(seeds, pool, run, make_plan, repeat_every)
         try:
-            for seed, verdict in work.results(lambda: _enough(result, stop_after)):
-                _count(result, seed, verdict)
+            for seed, found in work.results(lambda: _enough(result, stop_after)):
+                _count(result, seed, found)
                 result.totals.repeats, result.totals.repeats_equal = work.repeats, work.repeats_equal
                 result.wall_s = monotonic() - start
                 progress(result)
@@ -152,18 +156,25 @@ def _enough(result: Soak, stop_after: int) -> bool:
     return bool(result.stopped)
 
 
-def _count(result: Soak, seed: int, verdict: Verdict | Violation) -> None:
-    if isinstance(verdict, Verdict):
-        result.totals.add(verdict)
-        violation = verdict.violation
+def _count(result: Soak, seed: int, found: Measured | Violation) -> None:
+    if isinstance(found, Measured):
+        result.totals.add(found.verdict, found.cpu_s)
+        violation = found.verdict.violation
     else:
         result.totals.seeds += 1
-        violation = verdict
+        violation = found
     if violation is not None:
         result.red_by_oracle[violation.oracle] += 1
         result.failures[violation.failure] += 1
         if len(result.red) < RED_KEPT:
             result.red.append(Red(seed, violation))
+
+
+class Measured(NamedTuple):
+    """A run of a seed."""
+
+    verdict: Verdict
+    cpu_s: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,7 +183,7 @@ class _Job:
 
     seed: int
     traced: bool
-    first: Verdict | None = None
+    first: Measured | None = None
     """Of the run that this one repeats."""
     worker: int = -1
     """Where that was."""
@@ -191,7 +202,7 @@ class _Work:
         self._new = (_Job(seed, bool(repeat_every) and at % repeat_every == 0) for at, seed in enumerate(seeds))
         self._again: deque[_Job] = deque()
 
-    def results(self, enough: Callable[[], bool]) -> Iterator[tuple[int, Verdict | Violation]]:
+    def results(self, enough: Callable[[], bool]) -> Iterator[tuple[int, Measured | Violation]]:
         """One verdict for each seed; a violation instead, where there is no more than that."""
         while True:
             for worker in self._pool.idle():
@@ -214,22 +225,22 @@ class _Work:
         self._again.remove(job)
         return job
 
-    def _judge(self, done: Done) -> Verdict | Violation | None:
+    def _judge(self, done: Done) -> Measured | Violation | None:
         job: _Job = done.key
         if isinstance(done.result, Broken):
             return _broken(done.result)
-        verdict: Verdict = done.result
+        found: Measured = done.result
         if job.first is None:
-            if not job.traced or verdict.violation is not None:
-                return verdict
-            self._again.append(replace(job, first=verdict, worker=done.worker))
+            if not job.traced or found.verdict.violation is not None:
+                return found
+            self._again.append(replace(job, first=found, worker=done.worker))
             return None
         self.repeats += 1
-        if verdict.digest == job.first.digest:
+        if found.verdict.digest == job.first.verdict.digest:
             self.repeats_equal += 1
             return job.first
-        text = "two runs of this seed gave different traces"
-        return replace(job.first, violation=Violation(DETERMINISM, Failure.NONDETERMINISM, 0, text))
+        violation = Violation(DETERMINISM, Failure.NONDETERMINISM, 0, "two runs of this seed gave different traces")
+        return job.first._replace(verdict=replace(job.first.verdict, violation=violation))
 
 
 def _broken(broken: Broken) -> Violation:
@@ -238,17 +249,18 @@ def _broken(broken: Broken) -> Violation:
     return Violation("crash", Failure.CRASH, 0, broken.text)
 
 
-def run_seed(seed: int, traced: bool, run: RunPlan | None = None, make_plan: MakePlan | None = None) -> Verdict:
+def run_seed(seed: int, traced: bool, run: RunPlan | None = None, make_plan: MakePlan | None = None) -> Measured:
     """The verdict on a seed, with the digest of its trace where that is wanted. Never raises."""
+    start = process_time()
     try:
         plan = (make_plan or real_make_plan())(seed)
-        if not traced:
-            return (run or real_run())(plan)
-        trace = Trace()
+        trace = Trace() if traced else None
         verdict = (run or real_run())(plan, trace=trace)
-        return replace(verdict, digest=trace.digest())
+        if trace is not None:
+            verdict = replace(verdict, digest=trace.digest())
     except Exception as error:
-        return Verdict(seed, Violation("crash", Failure.CRASH, 0, told(error)))
+        verdict = Verdict(seed, Violation("crash", Failure.CRASH, 0, told(error)))
+    return Measured(verdict, process_time() - start)
 
 
 def told(error: Exception) -> str:

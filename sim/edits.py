@@ -19,6 +19,9 @@ Path = tuple[str | int, ...]
 REMOVED = object()
 """As the value of an edit: the act or the key goes. The last act of a task stays."""
 
+_LENGTH_OF_RUNS = ("silence_ms", "interval_ms", "lease_ms")
+"""Ends of the names of settings that stay as they are. Their own defaults are made for production: with them a run that
+collects what is left over takes a virtual day, and a replay file of it too long for a corpus."""
 _SIMPLEST_PLAN: dict[str, int | str] = {
     "split_percent": 0,
     "jitter_ms": 0,
@@ -118,12 +121,12 @@ def simpler(plan: Plan) -> Iterator[Edit]:
     for name, simplest in _SIMPLEST_PLAN.items():
         yield Edit((name,), simplest)
     for settings in ("client_settings", "worker_settings"):
-        yield from _fewer(plan, settings)
+        yield from _fewer_settings(plan, settings)
     for group in ("workers", "clients"):
         for process in getattr(plan, group):
             for name in ("at_ms", "origin_ms", "drift_ppm", "wall_ms"):
                 yield Edit((group, process.name, name), getattr(_SIMPLEST_PROCESS, name))
-            yield from _fewer(process, "settings", group, process.name)
+            yield from _fewer_settings(process, "settings", group, process.name)
     for task in plan.tasks:
         yield from _simpler_task(task)
     for fault in plan.faults:
@@ -145,6 +148,12 @@ def _simpler_task(task: TaskPlan) -> Iterator[Edit]:
     for name in ("tracked", "wait", "size", "expires_at_ms", "due_at_ms"):
         yield Edit((*here, name), getattr(_SIMPLEST_TASK, name))
     yield from _fewer(task, "options", *here)
+
+
+def _fewer_settings(owner: object, field: str, *path: str | int) -> Iterator[Edit]:
+    for edit in _fewer(owner, field, *path):
+        if not str(edit.path[-1]).endswith(_LENGTH_OF_RUNS):
+            yield edit
 
 
 def _fewer(owner: object, field: str, *path: str | int) -> Iterator[Edit]:

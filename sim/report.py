@@ -143,13 +143,15 @@ def _heading(soak: Soak) -> list[str]:
 
 def _figures(soak: Soak) -> list[str]:
     totals = soak.totals
-    each_s = max(soak.wall_s, 1e-9)
+    wall_s, cpu_s = max(soak.wall_s, 1e-9), max(totals.cpu_s, 1e-9)
+    virtual_s = totals.virtual_ms / 1_000
     unexplained = soak.red_by_oracle[DUPLICATES]
     return [
-        _row("simulated", f"{totals.virtual_ms / 3_600_000:,.1f} h of virtual time, "
-             f"{totals.virtual_ms / 1000 / each_s:,.0f} s each second of wall time"),
-        _row("steps", f"{totals.steps:,}, {totals.steps / each_s:,.0f} a second;  "
-             f"{totals.commands:,} commands of Redis, {totals.commands / each_s:,.0f} a second"),
+        _row("simulated", f"{virtual_s / 3_600:,.1f} h of virtual time: {virtual_s / wall_s:,.0f} s each second of "
+             f"wall time, {virtual_s / cpu_s:,.0f} s each second of CPU"),
+        _row("steps", f"{totals.steps:,}: {totals.steps / wall_s:,.0f} each second of wall time, "
+             f"{totals.steps / cpu_s:,.0f} each second of CPU"),
+        _row("commands", f"{totals.commands:,} executed by Redis"),
         _row("work", f"{totals.tasks:,} tasks, {totals.runs:,} handlers started"),
         _row("duplicates", f"{totals.duplicates_explained:,} explained, {unexplained:,} unexplained"),
         _row("determinism", f"{totals.repeats_equal:,} of {totals.repeats:,} repeated runs gave the same trace"),

@@ -38,13 +38,14 @@ def test_the_figures_are_sums(jobs: int) -> None:
     assert result.failure is Failure.SAFETY
     assert result.stopped == ""
     assert result.wall_s > 0
+    assert totals.cpu_s > 0
 
 
 def test_runs_without_faults_are_counted() -> None:
     totals = Totals()
-    totals.add(Verdict(1))
-    totals.add(Verdict(2, faults=Counter({"kill": 1})))
-    assert totals.fault_free == 1
+    totals.add(Verdict(1), 0.5)
+    totals.add(Verdict(2, faults=Counter({"kill": 1})), 0.25)
+    assert (totals.seeds, totals.fault_free, totals.cpu_s) == (2, 1, 0.75)
 
 
 def test_progress_is_told_after_each_seed() -> None:
@@ -130,7 +131,7 @@ def test_a_trace_that_cannot_be_spelled_is_a_crash_of_that_seed() -> None:
             trace.add(0, "a", "b", object())
         return Verdict(plan.seed)
 
-    violation = run_seed(1, True, run, toy.make_plan).violation
+    violation = run_seed(1, True, run, toy.make_plan).verdict.violation
     assert violation is not None
     assert violation.failure is Failure.CRASH
     assert "TypeError: a trace cannot hold a object" in violation.text
@@ -216,7 +217,8 @@ def test_a_green_soak_on_one_screen() -> None:
     assert lines[0] == "108 seeds: all green"
     for part in (
         "3.0 h of virtual time",
-        "5,400, ",
+        "5,400: ",
+        "7,560 executed by Redis",
         "6,480 tasks, 6,588 handlers started",
         "108 explained, 0 unexplained",
         "6 of 6 repeated runs gave the same trace",

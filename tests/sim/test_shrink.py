@@ -52,7 +52,8 @@ def test_values_become_simple_and_round() -> None:
     assert worker == ProcessPlan(worker.name)
     assert client == ProcessPlan(client.name)
     assert (plan.latency_ms, plan.jitter_ms, plan.split_percent, plan.version) == (1, 0, 0, "redis7")
-    assert (plan.gone, plan.client_settings, plan.worker_settings) == ((), {}, {})
+    # A run must not become longer: the silence stays.
+    assert (plan.gone, plan.client_settings, plan.worker_settings) == ((), {"silence_ms": 40_000}, {})
     plan.check()
 
 

@@ -46,13 +46,13 @@ def make_plan(seed: int) -> Plan:
         latency_ms=3,
         jitter_ms=7,
         split_percent=20,
-        workers=tuple(ProcessPlan(f"w{at}", 13, 12_345, 50, -4_321, {"lease_ms": 9_000}) for at in range(3)),
+        workers=tuple(ProcessPlan(f"w{at}", 13, 12_345, 50, -4_321, {"page": 2}) for at in range(3)),
         clients=tuple(ProcessPlan(f"c{at}", 17, 54_321, -50) for at in range(3)),
         tasks=tasks,
         faults=faults,
         calm_at_ms=87_654,
         gone=("w1", "w2"),
-        client_settings={"block_ms": 100},
+        client_settings={"block_ms": 100, "silence_ms": 40_000},
         worker_settings={"page": 3, "batch": 7},
     )
 
