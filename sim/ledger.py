@@ -214,12 +214,12 @@ class Ledger:
         for name, _ in wire.stored:
             self.tasks[name].confirmed.append(now)
         wire.stored = []
-        if refused(replies):
+        if wire.process.frozen or refused(replies):
             self.out_of_touch(wire.process)
         elif any(purpose in _RENEWALS for purpose in purposes):
             self.presences[wire.process.identity].contacts.append(now)
 
-    def executed(self, wire: Wire, commands: tuple[Command, ...], elements: list[Any]) -> None:
+    def executed(self, wire: Wire, elements: list[Any]) -> None:
         """A transaction was executed. Where a key's type is wrong its element fails, and the others are applied.
 
         A client that gets the answer puts the task back. Where it does not, the sequence cannot tell; whoever has
@@ -227,7 +227,10 @@ class Ledger:
         """
         if wire.process.is_worker or not any(isinstance(element, ErrorReply) for element in elements):
             return
-        for command, element in zip(commands[-len(elements) - 1 : -1], elements, strict=True):
+        assert wire.batch is not None
+        done = len(wire.replies)
+        commands = wire.batch.commands[done - 1 - len(elements) : done - 1]
+        for command, element in zip(commands, elements, strict=True):
             if isinstance(element, ErrorReply) and command[0] in (b"XADD", b"ZADD"):
                 self.losses.append(Loss("wrong type", self.world.now, frozenset((_task_of(command),)), False))
 

@@ -78,7 +78,7 @@ class Site:
                 break
             replies.append(reply)
             if type(reply) is list and command[0] == b"EXEC":
-                ledger.executed(wire, commands[:done], reply)
+                ledger.executed(wire, reply)
         ledger.acting = None
         world.commands += done
         if host.server.readers.unblocked:

@@ -42,8 +42,9 @@ class Bounds(Oracle):
     def _worker(self, process: Process, machine: Any) -> None:
         settings = machine.settings
         prefetch = settings.prefetch if settings.prefetch is not None else settings.prefetch_most
-        # The blocking read over all queues asks for one entry, and may bring one of each: COUNT is per stream.
-        most = settings.concurrency + prefetch + len(settings.queues) - 1
+        # A read under way reserves no room, or claims would starve behind the reads of a busy queue; and the blocking
+        # read over all queues asks for one entry, and may bring one of each: COUNT is per stream.
+        most = 2 * (settings.concurrency + prefetch) + len(settings.queues) - 1
         if machine.tasks.held > most and not self.world.ledger.notes["TaskAdopted"]:
             self.broken(
                 f"{process.identity} holds {machine.tasks.held} tasks that have not started; concurrency is "

@@ -84,7 +84,7 @@ class Intake:
         if self.stopping:
             self._go_on_stopping(now)
             return
-        if self.setup.any_grouped:
+        if self.link.state is LinkState.IDLE and self.setup.any_grouped:
             self.link.open(now, self.shared.effects)
         if now < self.due_at():
             return
