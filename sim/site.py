@@ -40,8 +40,8 @@ class Site:
         self.primary.server.observer = world.ledger.observer
         self.old: Host | None = None
         """A primary that was replaced and does not know it yet."""
-        self.highest_clock_ms = EPOCH_MS
-        """The highest that any server's clock has shown: nothing can have been over by another."""
+        self.most_ahead_ms = 0
+        """How far any server's clock has ever been ahead: whoever has learned it goes by it until it learns another."""
         self.kept: dict[str, Snapshot] = {}
         """By fault: what a replica, or a file, holds."""
 
@@ -49,12 +49,15 @@ class Site:
         """The wall clock of the primary."""
         return EPOCH_MS + self.world.now + self.primary.offset_ms
 
+    def latest_ms(self) -> int:
+        """The latest that anybody can take Redis's clock to be."""
+        return EPOCH_MS + self.world.now + self.most_ahead_ms
+
     def tick(self, host: Host) -> None:
         """Let the host's clock show what it must."""
         clock = EPOCH_MS + self.world.now + host.offset_ms
         if clock != host.server.clock_ms:
             host.server.set_time(clock)
-            self.highest_clock_ms = max(self.highest_clock_ms, clock)
 
     def execute(self, wire: Wire, commands: tuple[Command, ...]) -> int:
         """Execute commands of a connection until one blocks; how many were executed, that one included.
@@ -159,6 +162,7 @@ class Site:
         self._lose(old, kept, "failover")
         server = old.server.fork(EPOCH_MS + self.world.now + offset_ms, kept)
         server.observer = self.world.ledger.observer
+        self.most_ahead_ms = max(self.most_ahead_ms, offset_ms)
         self.primary = Host(old.number + 1, server, offset_ms)
         if self.old is not None:
             self.retire(self.old)
@@ -182,6 +186,7 @@ class Site:
     def jump(self, by_ms: int) -> None:
         """The wall clock of the primary's machine steps."""
         self.primary.offset_ms += by_ms
+        self.most_ahead_ms = max(self.most_ahead_ms, self.primary.offset_ms)
         self.tick(self.primary)
         self.primary.timer_at = -1
         self._set_timer(self.primary)

@@ -56,9 +56,11 @@ class _Maker:
     def __init__(self, seed: int, draws: Draws) -> None:
         self.seed = seed
         self.draws = draws
-        self.length_ms = draws.pick((10_000, 20_000, 40_000, 40_000, 80_000), "length")
-        self.queues = tuple(f"q{n}" for n in range(1, 1 + draws.pick((1, 1, 1, 1, 2, 2, 3, 5), "queues")))
-        self.worker_count = draws.pick((1, 2, 2, 2, 3, 3, 4, 5, 8, 12), "workers")
+        self.renew_ms = draws.pick((600, 900, 1_500, 2_000), "renew")
+        self.lease_ms = self.renew_ms * draws.pick((4, 4, 5, 6), "lease")
+        self.length_ms = self.lease_ms * draws.pick((1, 2, 3, 4, 6), "length")
+        self.queues = tuple(f"q{n}" for n in range(1, 1 + draws.pick((1, 1, 1, 1, 1, 2, 2, 2, 3, 5), "queues")))
+        self.worker_count = draws.pick((1, 2, 2, 2, 2, 3, 3, 3, 3, 4, 4, 5, 8, 12), "workers")
         self.client_count = draws.pick((1, 1, 1, 2, 2, 3, 4), "clients")
         self.workers = [f"w{n}" for n in range(1, 1 + self.worker_count)]
         self.clients = [f"c{n}" for n in range(1, 1 + self.client_count)]
@@ -101,8 +103,7 @@ class _Maker:
 
     def _worker_settings(self) -> dict[str, int]:
         draws = self.draws.under("worker settings")
-        renew = draws.pick((900, 1_500, 2_000, 3_000), "renew")
-        lease = renew * draws.pick((4, 4, 5, 6), "lease")
+        renew, lease = self.renew_ms, self.lease_ms
         settings = {
             "lease_ms": lease,
             "renew_interval_ms": renew,
@@ -149,8 +150,8 @@ class _Maker:
             "audit_interval_ms": draws.pick((5_000, 20_000), "audit"),
             "audit_grace_ms": draws.pick((500, 3_000), "grace"),
             "deadline_wait_ms": draws.pick((1_000, 5_000), "deadline"),
-            "silence_ms": 40_000,
-            "producer_silence_ms": 60_000,
+            "silence_ms": 6 * self.lease_ms,
+            "producer_silence_ms": 8 * self.lease_ms,
             "collect_interval_ms": draws.pick((1_000, 3_000), "collect"),
         }
 

@@ -43,7 +43,7 @@ class Clocks(Oracle):
         if due is None or wire is None:
             return
         self.checks += 1
-        clock = wire.host.server.clock_ms
+        clock = self.world.site.latest_ms()
         if clock < due and not ledger.losses:
             self.broken(f"{record.plan.name} is promoted {due - clock} ms before it is due on Redis's clock")
 
@@ -64,7 +64,7 @@ class Clocks(Oracle):
         world = self.world
         name = record.plan.name
         if record.expires_ts:
-            early = record.expires_ts - world.site.highest_clock_ms
+            early = record.expires_ts - world.site.latest_ms()
             if early > 0:
                 self.broken(f"{name} expired on {process.identity} {early} ms before its deadline on Redis's clock")
         elif record.plan.options.get("expires_in_ms"):

@@ -24,7 +24,7 @@ class Delivery(Oracle):
     def _is_expired(self, record: TaskRecord) -> bool:
         """Whether its deadline is over by the clock of Redis, or, unsent, by that of its client."""
         if record.expires_ts:
-            return record.expires_ts <= self.world.site.highest_clock_ms
+            return record.expires_ts <= self.world.site.latest_ms()
         plan = record.plan
         if plan.expires_at_ms:
             return True

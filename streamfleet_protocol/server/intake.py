@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from .leases import Leases
 
 _UNSETTLED_MOST = 1000
+_UNBLOCK_AGAIN_MS = 50
 _BLOCK_FOR_SOME_MS = 100
 """BLOCK while not all queues are ready: those that get ready meanwhile wait for the end of the read."""
 
@@ -61,7 +62,8 @@ class Intake:
         """Redis's number of the read connection."""
         self.identified = False
         self.stopping = False
-        self.unblock = False
+        self.unblock_at = NEVER
+        """When to end the blocked read through the command lane."""
         self.cut_at = NEVER
         self.last_answered = True
         """Whether the last read was answered, so that no entry can be on its way to nobody."""
@@ -183,8 +185,9 @@ class Intake:
         """Read no more. A blocked read is ended through the command lane, and cut where that does not help."""
         self.stopping = True
         if self.open:
-            self.unblock = self.blocking and self.client_number is not None
-            self.cut_at = now + (self.settings.command_timeout_ms if self.unblock or not self.blocking else 0)
+            unblockable = self.blocking and self.client_number is not None
+            self.unblock_at = now if unblockable else NEVER
+            self.cut_at = now + (self.settings.command_timeout_ms if unblockable or not self.blocking else 0)
         else:
             self.cut_at = now
 
@@ -195,18 +198,21 @@ class Intake:
 
     def unblock_due_at(self) -> int:
         """When the command lane has something to do for a read."""
-        return 0 if self.unblock and self.client_number is not None else NEVER
+        return self.unblock_at if self.open and self.client_number is not None else NEVER
 
-    def compose(self, _now: int, write: Write) -> None:
+    def compose(self, now: int, write: Write) -> None:
         """Add the command that ends the blocked read."""
-        if self.unblock and self.client_number is not None:
-            self.unblock = False
+        if now >= self.unblock_due_at():
+            assert self.client_number is not None
+            self.unblock_at = NEVER
             write.middle.append(Section(("intake", "on_unblocked"), (commands.unblock(self.client_number),)))
 
     def on_unblocked(self, now: int, outcome: Outcome, _context: None) -> None:
-        """Without the permission the read is cut."""
+        """Without the permission the read is cut. Where it has not reached the server yet, it is unblocked later."""
         if not isinstance(outcome, Ok):
             self.cut_at = now
+        elif outcome.values[0] == 0:
+            self.unblock_at = now + _UNBLOCK_AGAIN_MS
 
     def _go_on_stopping(self, now: int) -> None:
         if self.link.state is LinkState.IDLE:
