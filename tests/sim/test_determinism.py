@@ -152,6 +152,6 @@ def test_pythons_are_found_and_shims_that_do_not_work_are_not(
 
 def test_the_world_is_the_same_in_every_process_and_on_every_python() -> None:
     """The real one: a short run with many kinds of faults and many handlers."""
-    report = compare_everywhere(real_make_plan()(50), hash_seeds=("0", "1"))
+    report = compare_everywhere(real_make_plan()(50), hash_seeds=("1",))
     assert report.differences == ()
-    assert len(report.attempts) == 2 + len(other_pythons())
+    assert len(report.attempts) == 1 + len(other_pythons())
