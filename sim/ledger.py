@@ -214,6 +214,9 @@ class Ledger:
         for name, _ in wire.stored:
             self.tasks[name].confirmed.append(now)
         wire.stored = []
+        for loss in wire.failed:
+            self.losses.remove(loss)
+        wire.failed = []
         if wire.process.frozen or refused(replies):
             self.out_of_touch(wire.process)
         elif any(purpose in _RENEWALS for purpose in purposes):
@@ -222,17 +225,19 @@ class Ledger:
     def executed(self, wire: Wire, elements: list[Any]) -> None:
         """A transaction was executed. Where a key's type is wrong its element fails, and the others are applied.
 
-        A client that gets the answer puts the task back. Where it does not, the sequence cannot tell; whoever has
-        replaced the key has lost that task.
+        Whoever gets the answer puts the task back. Where it does not come, nobody can tell: whoever has replaced the
+        key, within one round trip, has lost that task.
         """
-        if wire.process.is_worker or not any(isinstance(element, ErrorReply) for element in elements):
+        if not any(isinstance(element, ErrorReply) for element in elements):
             return
         assert wire.batch is not None
         done = len(wire.replies)
         commands = wire.batch.commands[done - 1 - len(elements) : done - 1]
         for command, element in zip(commands, elements, strict=True):
             if isinstance(element, ErrorReply) and command[0] in (b"XADD", b"ZADD"):
-                self.losses.append(Loss("wrong type", self.world.now, frozenset((_task_of(command),)), False))
+                loss = Loss("wrong type", self.world.now, frozenset((_task_of(command),)), False)
+                self.losses.append(loss)
+                wire.failed.append(loss)
 
     # Losses.
 
@@ -302,7 +307,7 @@ def _task_of(command: Command) -> str:
     assert isinstance(last, bytes)
     if command[0] == b"ZADD":
         return member_key(last)[0]
-    task_id = command[command.index(b"id") + 1]
+    task_id = command[command.index(b"id") + 1] if b"id" in command else b""
     return task_id.decode() if isinstance(task_id, bytes) else ""
 
 

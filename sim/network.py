@@ -18,6 +18,7 @@ from .site import Host
 if TYPE_CHECKING:
     from streamfleet_protocol.commands import Command
 
+    from .ledger import Loss
     from .processes import Process
     from .redis_model import Connection
     from .world import World
@@ -34,6 +35,7 @@ class Wire:
         "batch",
         "blocked",
         "expected",
+        "failed",
         "generation",
         "host",
         "incarnation",
@@ -71,6 +73,8 @@ class Wire:
         self.lose_reply = False
         self.late: tuple[Command, ...] = ()
         """To be executed when the next connection of the lane stands."""
+        self.failed: list[Loss] = []
+        """Tasks that a transaction of the batch in flight has failed to put where they go."""
         self.stored: list[tuple[str, int]] = []
         """Tasks that the batch in flight has put into Redis."""
 
@@ -155,6 +159,7 @@ class Network:
         wire.expected = len(batch.commands)
         wire.replies = []
         wire.stored = []
+        wire.failed = []
         wire.lose_reply = False
         cut = world.faults.cut_for(process, batch) if world.faults.cuts else None
         if wire.silent or world.faults.is_mute(process):

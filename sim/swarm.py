@@ -116,10 +116,10 @@ class _Maker:
             "concurrency": draws.pick((1, 1, 2, 4, 10), "concurrency"),
             "prefetch": draws.pick((-1, -1, 0, 1, 5), "prefetch"),
             "max_deliveries": draws.pick((2, 3, 3, 10), "deliveries"),
-            "promote_interval_ms": draws.pick((300, 1_000, 2_000), "promote"),
+            "promote_interval_ms": draws.pick((500, 1_000, 2_000), "promote"),
             "sweep_interval_ms": draws.pick((1_000, 4_000, 20_000), "sweep"),
             "silence_ms": 6 * lease,
-            "collect_interval_ms": draws.pick((1_000, 3_000), "collect"),
+            "collect_interval_ms": draws.pick((2_000, 5_000), "collect"),
             "consumer_silence_ms": draws.pick((2, 4), "consumers") * lease,
             "producer_silence_ms": 8 * lease,
             "cancel_wait_ms": draws.pick((100, 2_000), "cancel"),
@@ -152,7 +152,7 @@ class _Maker:
             "deadline_wait_ms": draws.pick((1_000, 5_000), "deadline"),
             "silence_ms": 6 * self.lease_ms,
             "producer_silence_ms": 8 * self.lease_ms,
-            "collect_interval_ms": draws.pick((1_000, 3_000), "collect"),
+            "collect_interval_ms": draws.pick((2_000, 5_000), "collect"),
         }
 
     def _process(self, name: str, *, worker: bool) -> ProcessPlan:

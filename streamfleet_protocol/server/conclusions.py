@@ -166,7 +166,7 @@ class Conclusions:
         stream = self.queues[task.queue].keys.stream
         if mine:
             reason = "the entry is gone: another has settled it, or it was deleted"
-            self._repair("removing a ghost", commands.acknowledge(stream, (task.entry_id,)))
+            self.repair("removing a ghost", commands.acknowledge(stream, (task.entry_id,)))
         elif rows:
             reason = f"{rows[0].owner.decode('utf-8', 'replace')} has taken it over"
         else:
@@ -254,11 +254,11 @@ class Conclusions:
             self.shared.note(OperationRefused(f"{conclusion.kind.value} of a task", successor.text))
             body = task.fields if conclusion.kind is EndKind.DEAD else step.body
             if deleted == 1:
-                self._repair("putting a task back", commands.append(keys.stream, body))
+                self.repair("putting a task back", commands.append(keys.stream, body))
         elif deleted == 0 and step.member:
-            self._repair("taking a successor out", commands.sorted_remove(step.key, (step.member,)))
+            self.repair("taking a successor out", commands.sorted_remove(step.key, (step.member,)))
         elif deleted == 0 and isinstance(successor, bytes):
-            self._repair("taking a successor out", commands.delete_entries(step.key, (successor,)))
+            self.repair("taking a successor out", commands.delete_entries(step.key, (successor,)))
         self.tasks.move(task, Happening.SETTLED)
         if deleted == 0:
             reason = "a success came in between"
@@ -266,7 +266,8 @@ class Conclusions:
         else:
             self._tell(index, task, conclusion)
 
-    def _repair(self, what: str, command: Command) -> None:
+    def repair(self, what: str, command: Command) -> None:
+        """A plain command that is repeated until it is carried out."""
         self.repairs.append((what, command))
         self.repairing += 1
 

@@ -83,6 +83,7 @@ class ServerMachine(Machine[ServerInput]):
         self.reclaim.leases = self.leases
         self.missing.handlers = self.handlers
         self.conclusions.promotion = self.promotion
+        self.promotion.conclusions = self.conclusions
         self.handlers.leases = self.leases
         self.handlers.settlement = self.settlement
         self.handlers.conclusions = self.conclusions

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from .. import commands
 from ..commands import Command
@@ -24,6 +25,9 @@ from ..wire import dead_letter
 from .setup import Setup
 from .tasks import ServedQueue
 
+if TYPE_CHECKING:
+    from .conclusions import Conclusions
+
 
 @dataclass(slots=True)
 class Delayed:
@@ -37,6 +41,8 @@ class Delayed:
 
 class Promotion:
     """Looks, asks, moves."""
+
+    conclusions: Conclusions
 
     def __init__(self, shared: Shared, settings: ServerSettings, queues: Sequence[ServedQueue], setup: Setup) -> None:
         self.shared = shared
@@ -144,11 +150,11 @@ class Promotion:
                 )
                 additions.append(commands.append(keys.dead, letter))
         move = [commands.increment(keys.promotions), commands.sorted_remove(keys.delayed, moved), *additions]
-        return transaction_section(("promotion", "on_moved"), move, (index, tuple(problems)))
+        return transaction_section(("promotion", "on_moved"), move, (index, tuple(problems), tuple(moved)))
 
-    def on_moved(self, now: int, outcome: Outcome, context: tuple[int, tuple[str, ...]]) -> None:
+    def on_moved(self, now: int, outcome: Outcome, context: tuple[int, tuple[str, ...], tuple[bytes, ...]]) -> None:
         """Moved; or another worker did it. Either way look again at once: there may be more."""
-        index, problems = context
+        index, problems, moved = context
         delayed = self.delayed[index]
         delayed.look_at = now
         if isinstance(outcome, Aborted):
@@ -161,6 +167,11 @@ class Promotion:
             for problem in problems:
                 name = self.queues[index].name
                 self.shared.note(TaskDeadLettered(name, "(a delayed task)", f"not a task: {problem}"))
+            for member, added in zip(moved, outcome.values[2:], strict=True):
+                if isinstance(added, ErrorReply):
+                    # The key changed its type within one round trip. The delayed set was there just now.
+                    back = commands.sorted_add(self.queues[index].keys.delayed, 0, member)
+                    self.conclusions.repair("putting a delayed task back", back)
         if error is not None:
             self._put_off(now, index, error)
         elif isinstance(outcome, Ok):

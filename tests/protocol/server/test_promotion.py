@@ -318,6 +318,20 @@ def test_an_error_inside_the_move_is_told_and_looked_at_again() -> None:
     assert delayed(rig).backoff.until > rig.now
 
 
+def test_what_could_not_be_moved_goes_back() -> None:
+    """The stream changed its type within one round trip: the member is taken out, and is in no stream."""
+    rig = asked()
+    rig.answer()
+    (gone,) = rig.q.delayed
+    rig.answer({"promotion.on_moved": But({2: error("WRONGTYPE no")})})
+    rig.answer_all()
+    assert ("ZADD", gone) in [
+        (command[0].decode(), command[3])  # type: ignore[union-attr]
+        for command in rig.facts.executed
+        if command[0] == b"ZADD"
+    ]
+
+
 def test_queues_have_their_turns() -> None:
     rig = Rig("a", "b", "c", concurrency=10, prefetch=0, block_ms=10**9)
     rig.open()
