@@ -90,7 +90,7 @@ def xgroup_createconsumer(keys: Keyspace, args: Sequence[bytes]) -> Reply:
     group = _find_for_xgroup(keys, args[2], args[3])
     if args[4] in group.consumers:
         return 0
-    group.consumers[args[4]] = Consumer(keys.now)
+    group.consumers[args[4]] = Consumer(keys.now, told=keys.now, in_log=True)
     return 1
 
 
@@ -220,6 +220,7 @@ def xclaim(keys: Keyspace, args: Sequence[bytes]) -> Reply:
         except CommandError:
             break
     delivered, retry_count, force, just_id, last_id = _claim_options(keys.now, args, 5 + len(ids))
+    moved = last_id > group.last_id
     group.last_id = max(group.last_id, last_id)
     version = keys.version
     consumer = group.consumers.get(name)
@@ -230,9 +231,8 @@ def xclaim(keys: Keyspace, args: Sequence[bytes]) -> Reply:
     for entry_id in ids:
         old = group.pending.get(entry_id)
         if entry_id not in stream.entries:
-            owner = group.release(entry_id)
-            if owner is not None and keys.observer is not None:
-                keys.observer.acknowledged(args[1], args[2], format_id(entry_id), owner)
+            moved = moved and old is None
+            _drop(keys, args[1], args[2], group, entry_id)
             continue
         if old is None and not force:
             continue
@@ -249,11 +249,26 @@ def xclaim(keys: Keyspace, args: Sequence[bytes]) -> Reply:
             count += 1
         group.assign(entry_id, name, consumer, delivered, count)
         consumer.active = keys.now
+        consumer.tell(keys.now)
+        moved = False
         if keys.observer is not None:
             previous = None if old is None else old[0]
             keys.observer.claimed(args[1], args[2], format_id(entry_id), name, previous, just_id)
         claimed.append(format_id(entry_id) if just_id else stream.show(entry_id))
+    if moved:  # Nobody is told of the id by a claim, so it is by an XGROUP SETID.
+        group.told_read = group.entries_read
     return claimed
+
+
+def _drop(keys: Keyspace, key: bytes, group_name: bytes, group: Group, entry_id: int) -> None:
+    """XCLAIM of an entry that is gone: it is not pending any more. Replicas are told by a claim for its owner."""
+    owner = group.release(entry_id)
+    if owner is None:
+        return
+    if keys.version.eager_consumers:
+        group.consumers[owner].tell(keys.now)
+    if keys.observer is not None:
+        keys.observer.acknowledged(key, group_name, format_id(entry_id), owner)
 
 
 def _claim_options(now: int, args: Sequence[bytes], i: int) -> tuple[int, int, bool, bool, int]:

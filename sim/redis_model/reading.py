@@ -11,7 +11,7 @@ from .keyspace import Keyspace
 from .lag import note_delivery
 from .observer import Observer
 from .replies import ReadRequest, Reply
-from .streams import Group, Stream
+from .streams import Consumer, Group, Stream
 from .versions import Version
 
 BLOCKED_COUNT = 1000
@@ -139,7 +139,7 @@ def read(keys: Keyspace, request: ReadRequest) -> Reply:
             continue
         group = stream.groups[request.group]
         if keys.version.eager_consumers:
-            group.consumer(request.consumer, keys.now).seen = keys.now
+            _reader(keys, group, request)
         if after != NEW_ENTRIES:
             found.append([key, _history(keys, stream, group, after, request)])
         elif stream.ids and stream.ids[-1] > group.last_id:
@@ -150,8 +150,7 @@ def read(keys: Keyspace, request: ReadRequest) -> Reply:
 def deliver(keys: Keyspace, key: bytes, stream: Stream, group: Group, request: ReadRequest, count: int) -> list[Reply]:
     """New entries for a consumer; they are pending for it from now on, unless NOACK."""
     now = keys.now
-    consumer = group.consumer(request.consumer, now)
-    consumer.seen = now
+    consumer = _reader(keys, group, request)
     found: list[Reply] = []
     for entry_id in stream.range(group.last_id + 1, MAX_ID, count):
         note_delivery(stream, group, entry_id, keys.version)
@@ -162,7 +161,22 @@ def deliver(keys: Keyspace, key: bytes, stream: Stream, group: Group, request: R
         if not request.noack:
             group.assign(entry_id, request.consumer, consumer, now, 1)
             consumer.active = now
+    if found and not request.noack:
+        consumer.tell(now)
+    if found and (request.noack or keys.version.tells_reads):
+        group.told_read = group.entries_read
     return found
+
+
+def _reader(keys: Keyspace, group: Group, request: ReadRequest) -> Consumer:
+    """The consumer that reads; it is made where it is missing, of which replicas are told only with NOACK."""
+    consumer = group.consumers.get(request.consumer)
+    if consumer is None:
+        consumer = group.consumers[request.consumer] = Consumer(keys.now)
+        if request.noack:
+            consumer.tell(keys.now)
+    consumer.seen = keys.now
+    return consumer
 
 
 def _tell_delivery(observer: Observer, key: bytes, group: Group, entry_id: int, request: ReadRequest) -> None:
@@ -175,10 +189,8 @@ def _tell_delivery(observer: Observer, key: bytes, group: Group, entry_id: int, 
 def _history(keys: Keyspace, stream: Stream, group: Group, after: int, request: ReadRequest) -> list[Reply]:
     """Own pending entries above an id; it counts as a delivery of those that still exist."""
     now = keys.now
-    consumer = group.consumer(request.consumer, now)
-    consumer.seen = now
+    ids = _reader(keys, group, request).ids
     found: list[Reply] = []
-    ids = consumer.ids
     low = bisect_left(ids, after + 1)
     high = min(low + request.count, len(ids)) if request.count else len(ids)
     for entry_id in ids[low:high]:
@@ -186,8 +198,9 @@ def _history(keys: Keyspace, stream: Stream, group: Group, after: int, request: 
         if entry is None:
             found.append([format_id(entry_id), None])
         else:
-            owner, _, count = group.pending[entry_id]
-            group.pending[entry_id] = (owner, now, count + 1)
+            record = group.pending[entry_id]
+            group.told_pending.setdefault(entry_id, record)
+            group.pending[entry_id] = (record[0], now, record[2] + 1)
             found.append(stream.show(entry_id))
     return found
 

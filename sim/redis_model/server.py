@@ -12,6 +12,7 @@ from .errors import CommandError, ErrorReply, wrong_arity
 from .gate import Flag, Mode, mode_text, refusing_mode
 from .keyspace import Frozen, Keyspace, Snapshot, freeze
 from .observer import Observer
+from .propagation import replay_of, replica_of, tell_all
 from .replies import QUEUED, Outcome, Reply
 from .session import end_transaction, forget_watches, judged_queue, refuse_exec
 from .slots import Slots
@@ -321,30 +322,42 @@ class ModelServer:
         return freeze(self.keys.data, self.keys.expires)
 
     def fork(self, clock_ms: int, data: Snapshot | None = None) -> ModelServer:
-        """Another server process of the same version, with that data or else a copy of what is here now.
+        """A replica that is promoted: another process of the same version, with what it was told of the data.
 
-        A replica that is promoted: with its own clock and run id, no connections, no state that refuses commands.
+        The data is that of the snapshot, or else what is here now. It has a clock and a run id of its own, no
+        connections, and no state that refuses commands. What replicas are not told of is in `propagation`.
         """
         other = ModelServer(self.version.name, clock_ms)
         other.maxmemory_policy = self.maxmemory_policy
         other._processes = self._processes
         other._process = self._processes.start()
-        other.keys.restore(data if data is not None else self.snapshot())
+        other.keys.restore(replica_of(data if data is not None else self.snapshot(), clock_ms))
+        tell_all(other.keys.data, rewritten=False)
         return other
+
+    def tell_all(self) -> None:
+        """A replica got a full copy just now, or the append-only file was rewritten: it knows everything up to here."""
+        tell_all(self.keys.data, rewritten=True)
 
     def restore(self, snapshot: Snapshot) -> None:
         """Replaces the data under the connections, as a full resync does: their WATCHes are touched."""
         self.keys.restore(snapshot)
         self._serve()
 
-    def restart(self, data: Snapshot | None = None) -> None:
-        """Another process with that data, or none: no connection or wait is left; times are absolute."""
+    def restart(self, data: Snapshot | None = None, *, append_only: bool = False) -> None:
+        """Another process with that data, or none: no connection or wait is left; times are absolute.
+
+        With `append_only` the data comes from the append-only file, which lacks what replicas are not told of, too;
+        else from a snapshot file, which has everything.
+        """
         for connection in list(self.connections.values()):
             self.drop(connection)
         self.readers.clear()
         self.modes = 0
         self._process = self._processes.start()
-        self.keys.restore(data if data is not None else Snapshot({}, {}))
+        data = data if data is not None else Snapshot({}, {})
+        self.keys.restore(replay_of(data, self.keys.now) if append_only else data)
+        tell_all(self.keys.data, rewritten=not append_only)
 
     def demote(self) -> None:
         """A primary becomes a replica: read-only, and every blocked reader gets an error and is cut off.

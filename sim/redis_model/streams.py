@@ -46,10 +46,19 @@ class Consumer:
     """The last read or claim that gave it something; -1: none. Shown from 7.2 on."""
     ids: list[int] = field(default_factory=list)
     """What is pending for it, in order."""
+    told: int = UNKNOWN
+    """When replicas last heard of it; UNKNOWN: they have no such consumer."""
+    in_log: bool = False
+    """That is in the append-only file as a command, executed anew when it is read, and not as a time."""
+
+    def tell(self, now: int) -> None:
+        """Replicas and the append-only file get a command that concerns it."""
+        self.told = now
+        self.in_log = True
 
     def copy(self) -> Consumer:
         """A copy."""
-        return Consumer(self.seen, self.active, list(self.ids))
+        return Consumer(self.seen, self.active, list(self.ids), self.told, self.in_log)
 
 
 @dataclass(slots=True)
@@ -62,6 +71,10 @@ class Group:
     ids: list[int] = field(default_factory=list)
     """The keys of `pending` in order."""
     consumers: dict[bytes, Consumer] = field(default_factory=dict)
+    told_read: int = UNKNOWN
+    """entries_read as replicas have it."""
+    told_pending: dict[int, Pending] = field(default_factory=dict)
+    """Records as replicas have them, where a consumer has read its own history since: nobody is told of that."""
 
     def copy(self) -> Group:
         """A copy."""
@@ -71,15 +84,17 @@ class Group:
             dict(self.pending),
             list(self.ids),
             {name: consumer.copy() for name, consumer in self.consumers.items()},
+            self.told_read,
+            dict(self.told_pending),
         )
 
     def frozen(self) -> tuple[Hashable, ...]:
         """The same as tuples; what is pending for whom is in the records."""
         return (
-            self.last_id,
-            self.entries_read,
+            (self.last_id, self.entries_read, self.told_read),
             tuple((entry_id, self.pending[entry_id]) for entry_id in self.ids),
-            tuple((name, consumer.seen, consumer.active) for name, consumer in sorted(self.consumers.items())),
+            tuple((name, one.seen, one.active, one.told, one.in_log) for name, one in sorted(self.consumers.items())),
+            tuple(sorted(self.told_pending.items())),
         )
 
     def consumer(self, name: bytes, now: int) -> Consumer:
@@ -91,6 +106,8 @@ class Group:
 
     def assign(self, entry_id: int, name: bytes, consumer: Consumer, at: int, count: int) -> None:
         """The entry is pending for that consumer from now on, whoever had it before."""
+        if self.told_pending:
+            self.told_pending.pop(entry_id, None)
         old = self.pending.get(entry_id)
         self.pending[entry_id] = (name, at, count)
         if old is None:
@@ -106,6 +123,8 @@ class Group:
         old = self.pending.pop(entry_id, None)
         if old is None:
             return None
+        if self.told_pending:
+            self.told_pending.pop(entry_id, None)
         remove_sorted(self.ids, entry_id)
         remove_sorted(self.consumers[old[0]].ids, entry_id)
         return old[0]
@@ -117,6 +136,7 @@ class Group:
             return None
         for entry_id in consumer.ids:
             del self.pending[entry_id]
+            self.told_pending.pop(entry_id, None)
         gone = frozenset(consumer.ids)
         if gone:
             self.ids = [entry_id for entry_id in self.ids if entry_id not in gone]

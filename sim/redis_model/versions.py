@@ -31,6 +31,8 @@ class Version:
     """A deleted id counts for the lag even where it is below the first entry that is left."""
     shortest_floats: bool
     """Scores as the shortest text that reads back; before, 17 digits."""
+    tells_reads: bool
+    """Replicas and the append-only file learn entries_read with each read, not only with those with NOACK."""
     forgets_failed: bool
     """What is queued is forgotten once EXEC cannot execute it, so nothing in it is judged at EXEC any more."""
     asks_at_exec: bool
@@ -51,6 +53,7 @@ VERSIONS: dict[VersionName, Version] = {
         lag_by_content=False,
         strict_tombstones=False,
         shortest_floats=False,
+        tells_reads=False,
         forgets_failed=False,
         asks_at_exec=False,
         mentions_last=False,
@@ -66,6 +69,7 @@ VERSIONS: dict[VersionName, Version] = {
         lag_by_content=True,
         strict_tombstones=True,
         shortest_floats=True,
+        tells_reads=True,
         forgets_failed=False,
         asks_at_exec=False,
         mentions_last=True,
@@ -81,6 +85,7 @@ VERSIONS: dict[VersionName, Version] = {
         lag_by_content=False,
         strict_tombstones=True,
         shortest_floats=True,
+        tells_reads=True,
         forgets_failed=True,
         asks_at_exec=True,
         mentions_last=False,

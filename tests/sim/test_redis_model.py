@@ -175,6 +175,13 @@ class Pair:
         for number, real in enumerate(self.reals):
             assert not real.has_data(), self._message(f"{number} has a reply that the model has not")
 
+    def look(self, real: RealConnection, model: ModelServer, line: str) -> None:
+        """A command to another server and its model, which have some of the same data."""
+        words = line.split()
+        modelled = model.connect().execute(words)
+        assert modelled is not BLOCKED
+        self._compare(0, words, real.execute(*words), modelled)
+
     def reopen(self, number: int) -> None:
         """Closes a connection and opens another in its place."""
         self.log.append(f"{number}: closed")

@@ -155,6 +155,7 @@ def test_an_observer_may_be_silent(server: ModelServer) -> None:
 
 LINES = [
     *("XADD s 5-1 f v", "XADD s 5-2 f v", "XDEL s 1-1", "XDEL s 5-1", READ, "XREADGROUP GROUP g b COUNT 1 STREAMS s >"),
+    *("XREADGROUP GROUP g a STREAMS s 0", "XREADGROUP GROUP g c STREAMS s 0", "XGROUP CREATECONSUMER s g c"),
     *("XACK s g 1-1", "XACK s g 1-2", "XCLAIM s g b 0 1-1", "XGROUP DELCONSUMER s g a", "XGROUP DESTROY s g"),
     *("SET k 1", "SET k 2", "SET k 1 PX 5000", "DEL k", "HSET h f 1 g 2", "HSET h g 2 f 1", "HDEL h f", "DEL h"),
     *("ZADD z 1 m", "ZADD z 2 n", "ZREM z m", "ZREM z n", "XTRIM s MAXLEN 1", "DEL s"),
@@ -191,6 +192,33 @@ def test_a_fork_is_another_process_with_a_copy(server: ModelServer) -> None:
     server.restart()
     fork.restart()
     assert len({server.run_id, fork.run_id, fork.fork(0).run_id}) == 3
+
+
+def test_a_fork_lacks_what_replicas_are_not_told_of(server: ModelServer) -> None:
+    for line in (READ, "XREADGROUP GROUP g a STREAMS s 0", "XREADGROUP GROUP g b STREAMS s 0"):
+        ask(server.connect(), line)
+    fork = server.fork(clock_ms=1_000_000)
+    assert ask(fork.connect(), "XPENDING s g - + 1") == [[b"1-1", b"a", 0, 1]]
+    assert len(ask(fork.connect(), "XINFO CONSUMERS s g")) == 1
+    server.tell_all()
+    fork = server.fork(clock_ms=1_000_000)
+    assert ask(fork.connect(), "XPENDING s g - + 1") == [[b"1-1", b"a", 0, 2]]
+    assert len(ask(fork.connect(), "XINFO CONSUMERS s g")) == 2
+    assert fork.snapshot() == server.snapshot()
+
+
+def test_no_delivery_in_the_future_of_who_executes_it(server: ModelServer) -> None:
+    """A replica, or a restart with the append-only file, with an earlier clock; a snapshot file keeps the times."""
+    ask(server.connect(), READ)
+    saved = server.snapshot()
+    fork = server.fork(clock_ms=400_000)
+    server.set_time(400_000)
+    server.restart(saved, append_only=True)
+    for other in (fork, server):
+        other.set_time(400_500)
+        assert ask(other.connect(), "XPENDING s g - + 1")[0][2] == 500
+    server.restart(saved)
+    assert ask(server.connect(), "XPENDING s g - + 1")[0][2] == 0
 
 
 def test_a_fork_of_an_earlier_copy(server: ModelServer) -> None:
