@@ -1,7 +1,8 @@
 """The catalogue of faults: what each imitates, what a plan says of it, and what it does to the world.
 
 A fault strikes at its time, or, where it names a `purpose`, at the first batch from then on that has such a section:
-so it hits the one write that matters (`conclusions.on_replaced`), whatever is taken out of the plan around it.
+so it hits the one write that matters (`conclusions.on_replaced`), whatever is taken out of the plan around it. What
+befalls the process itself comes before the batch is sent; what befalls the server `after_ms` later.
 `docs/faults.md` is held to this catalogue by a test.
 """
 
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from .site import Host
     from .world import World
 
+_PROCESSES = ("process", "worker", "client")
+
 Values = dict[str, tuple[int, int] | tuple[str, ...]]
 
 
@@ -37,8 +40,6 @@ class FaultKind:
     strike: Callable[[Faults, FaultPlan], None]
     lasts: bool = False
     """It goes on for `for_ms`."""
-    triggered: bool = False
-    """It may name a purpose."""
     values: Values = field(default_factory=dict)
     """Its own values: a range of whole numbers, or the texts that it may be."""
     lead: str = ""
@@ -57,8 +58,6 @@ class FaultKind:
         }[self.on]
         if fault.on not in known:
             raise PlanError(f"fault {fault.name} ({fault.kind}) is on {fault.on!r}: it needs one of {sorted(known)}")
-        if fault.purpose and not self.triggered:
-            raise PlanError(f"fault {fault.name} ({fault.kind}) cannot wait for a purpose")
         for name, domain in self.values.items():
             value = fault.values.get(name)
             if isinstance(domain[0], str):
@@ -67,7 +66,8 @@ class FaultKind:
                 good = isinstance(value, int) and domain[0] <= value <= domain[1]
             if not good:
                 raise PlanError(f"fault {fault.name} ({fault.kind}): {name} is {value!r}; it must be in {domain}")
-        unknown = sorted(set(fault.values) - set(self.values))
+        known_values = {*self.values, *(["after_ms"] if fault.purpose and self.on not in _PROCESSES else [])}
+        unknown = sorted(set(fault.values) - known_values)
         if unknown:
             raise PlanError(f"fault {fault.name} ({fault.kind}) has unknown values: {', '.join(unknown)}")
 
@@ -96,9 +96,11 @@ class Faults:
         for fault in self.world.plan.faults:
             kind = CATALOGUE[fault.kind]
             if kind.lead:
+                # One that waits for its purpose loses what was written since its time.
                 before = int(fault.values[kind.lead])
                 if before >= 0:
-                    agenda.at(max(0, fault.at_ms - before), self.world.site, "keep", fault.name)
+                    at = fault.at_ms if fault.purpose else max(0, fault.at_ms - before)
+                    agenda.at(at, self.world.site, "keep", fault.name)
             agenda.at(fault.at_ms, self, "strike", fault)
 
     def strike(self, fault: FaultPlan) -> None:
@@ -106,10 +108,15 @@ class Faults:
         if self.world.calm:
             return
         kind = CATALOGUE[fault.kind]
-        if kind.triggered and (fault.purpose or fault.kind == "cut"):
-            self.armed.setdefault(fault.on, []).append(fault)
+        if fault.purpose or fault.kind == "cut":
+            self.armed.setdefault(fault.on if kind.on in _PROCESSES else "", []).append(fault)
             self.cuts = self.cuts or fault.kind == "cut"
         else:
+            self._apply(fault)
+
+    def apply(self, fault: FaultPlan) -> None:
+        """It strikes, a little after the batch that it has waited for."""
+        if not self.world.calm:
             self._apply(fault)
 
     def _apply(self, fault: FaultPlan) -> None:
@@ -144,11 +151,17 @@ class Faults:
 
     def before_send(self, process: Process, batch: Batch) -> None:
         """A batch is about to be written: faults of the process that wait for it strike."""
-        for fault in self.armed.get(process.name, ()):
-            if fault.kind != "cut" and fault.purpose in batch.purposes:
-                self.armed[process.name].remove(fault)
-                self._apply(fault)
-                return
+        for name in (process.name, ""):
+            for fault in self.armed.get(name, ()):
+                if fault.kind != "cut" and fault.purpose in batch.purposes:
+                    self.armed[name].remove(fault)
+                    # The batch is on its way by then, but for what befalls its process itself.
+                    if name:
+                        self._apply(fault)
+                    else:
+                        at = self.world.now + int(fault.values.get("after_ms", 0))
+                        self.world.agenda.at(at, self, "apply", fault)
+                    return
 
     def cut_for(self, process: Process, batch: Batch) -> str | None:
         """The form in which the connection is cut at this batch; None: it is not."""
@@ -380,7 +393,7 @@ def _delete_receiver(faults: Faults, fault: FaultPlan) -> None:
     faults.operate(fault, (b"DEL", receiver_key(client.identity)))
 
 
-_BAD_ENTRIES: dict[str, tuple[bytes, ...]] = {
+BAD_ENTRIES: dict[str, tuple[bytes, ...]] = {
     "no version": (b"id", b"bad", b"data", b"x"),
     "version 2": (b"enc_version", b"2", b"id", b"bad", b"data", b"x"),
     "field missing": (b"enc_version", b"1", b"id", b"bad", b"client_id", b"nobody", b"data", b"x"),
@@ -393,7 +406,7 @@ _BAD_ENTRIES: dict[str, tuple[bytes, ...]] = {
 
 def _bad_entry(faults: Faults, fault: FaultPlan) -> None:
     world = faults.world
-    fields = _BAD_ENTRIES[str(fault.values["what"])]
+    fields = BAD_ENTRIES[str(fault.values["what"])]
     world.ledger.bad_entries += 1
     world.site.operator((b"XADD", queue_keys(fault.on).stream, b"*", *fields))
 
@@ -409,7 +422,6 @@ CATALOGUE: dict[str, FaultKind] = {
         "kill -9, out of memory, power loss of one machine; a supervisor may start it again",
         "process",
         _kill,
-        triggered=True,
         values={"restart_ms": _FOR_GOOD},
     ),
     "freeze": FaultKind(
@@ -417,16 +429,14 @@ CATALOGUE: dict[str, FaultKind] = {
         "process",
         _freeze,
         lasts=True,
-        triggered=True,
     ),
     "slow": FaultKind(
         "an event loop that is late: every input waits", "process", _slow, lasts=True, values={"by_ms": (1, 60_000)}
     ),
     "close": FaultKind(
         "a deployment: SIGTERM, later a new process",
-        "worker",
+        "process",
         _close,
-        triggered=True,
         values={"grace_ms": _ANY_MS, "restart_ms": _ANY_MS},
     ),
     "wall": FaultKind("somebody sets the clock of a machine", "process", _wall, values={"by_ms": _JUMP}),
@@ -436,7 +446,6 @@ CATALOGUE: dict[str, FaultKind] = {
         "bytes still in the pipes, which are executed after the next connection stands",
         "process",
         _break,
-        triggered=True,
         values={"form": ("before", "lost", "prefix", "late"), "lane": _LANES},
     ),
     "break": FaultKind("a connection is reset while nothing is written", "process", _break, values={"lane": _LANES}),
@@ -520,7 +529,7 @@ CATALOGUE: dict[str, FaultKind] = {
     ),
     "delete receiver": FaultKind("DEL of a client's receiver stream", "client", _delete_receiver),
     "bad entry": FaultKind(
-        "another program appends what nobody can decode", "queue", _bad_entry, values={"what": tuple(_BAD_ENTRIES)}
+        "another program appends what nobody can decode", "queue", _bad_entry, values={"what": tuple(BAD_ENTRIES)}
     ),
 }
 """By name."""

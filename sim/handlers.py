@@ -95,7 +95,7 @@ class Handlers:
         entry = effect.entry
         record = world.ledger.tasks.get(entry.task_id)
         acts = record.plan.acts if record is not None else (Act("succeed"),)
-        act = acts[min(entry.retries, len(acts) - 1)]
+        act = acts[min(len(record.runs) if record is not None else 0, len(acts) - 1)]
         run = Run(
             effect.run,
             process.identity,

@@ -201,6 +201,8 @@ class Ledger:
         """Its machine is closed."""
         presence = self.presences[process.identity]
         presence.closing_at = min(presence.closing_at, self.world.now)
+        if isinstance(effect, ClientClosed):
+            self.world.oracles.client_closed(process, effect)
 
     def out_of_touch(self, process: Process) -> None:
         """A fault keeps it from Redis, now."""

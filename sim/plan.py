@@ -52,7 +52,7 @@ class TaskPlan:
     queue: str
     tracked: bool
     acts: tuple[Act, ...]
-    """One for each attempt; the last serves all further ones."""
+    """One for each run, so that a run that is taken over may go otherwise; the last serves all further ones."""
     size: int = 10
     """Payload bytes."""
     wait: bool = True
@@ -91,7 +91,8 @@ class FaultPlan:
     """A process or a queue; empty for the server."""
     for_ms: int = 0
     purpose: str = ""
-    """Strikes the first batch from `at_ms` on that has such a section, `conclusions.on_answer` for example."""
+    """Strikes at the first batch from `at_ms` on that has such a section, `conclusions.on_answer` for example: of the
+    process it is on, or of any."""
     values: dict[str, int | str] = field(default_factory=dict)
 
 

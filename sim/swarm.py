@@ -2,6 +2,8 @@
 
 Swarm testing (Groce et al., 2012): what is always on masks what is rare, so each run leaves most kinds out, and draws
 how strong the others are. One run in twelve has no fault at all, for the oracles that only a faultless run can judge.
+Two runs in three are duels: few processes, a rich workload, and faults that aim at one or two sections of the protocol
+again and again; the others are wide.
 """
 
 from __future__ import annotations
@@ -9,7 +11,7 @@ from __future__ import annotations
 from typing import Any
 
 from .draws import Draws
-from .faults import _BAD_ENTRIES
+from .faults import BAD_ENTRIES, CATALOGUE
 from .plan import Act, FaultPlan, Plan, ProcessPlan, TaskPlan
 
 _VERSIONS = ("redis7", "redis8", "valkey9")
@@ -17,13 +19,15 @@ _FAULTLESS_PERCENT = 8
 
 WORKER_PURPOSES = (
     *("settlement.on_plain", "settlement.on_tracked", "conclusions.on_answer", "conclusions.on_replaced"),
+    *("conclusions.on_replaced", "settlement.on_plain", "reclaim.on_claimed", "leases.on_renewed"),
     *("leases.on_look", "leases.on_renewed", "reclaim.on_question", "reclaim.on_claimed", "intake.on_read"),
     *("promotion.on_answer", "promotion.on_moved", "setup.on_fence", "setup.on_group", "missing.on_answer"),
     *("missing.on_adopted", "sweep.on_head", "sweep.on_adopted", "consumers.on_collected", "closing.on_pending"),
     *("closing.on_deleted", "reclaim.on_recheck", "missing.on_acknowledged", "conclusions.on_repaired"),
 )
 CLIENT_PURPOSES = (
-    *("outbox.on_batch", "outbox.on_batch", "outbox.on_armed", "heartbeat.on_beat", "receiver.on_read"),
+    *("outbox.on_batch", "outbox.on_batch", "outbox.on_batch", "outbox.on_armed", "heartbeat.on_beat"),
+    *("receiver.on_read", "outbox.on_batch", "heartbeat.on_signs", "audit.on_entries"),
     *("receiver.on_deleted", "receiver.on_made", "garbage.on_deleted", "garbage.on_removed", "closing.on_tidied"),
 )
 
@@ -42,6 +46,10 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "credentials": ("credentials",),
 }
 """Kinds of faults that are switched on and off together."""
+_DUEL_GROUPS = (
+    *("replies", "replies", "replies", "freezing", "freezing", "death", "losses", "losses", "deployments", "clocks"),
+    *("refusals", "outages", "network", "operators", "strangers"),
+)
 
 
 def make_plan(seed: int) -> Plan:
@@ -56,20 +64,29 @@ class _Maker:
     def __init__(self, seed: int, draws: Draws) -> None:
         self.seed = seed
         self.draws = draws
+        self.duel = draws.happens(65, "duel")
         self.renew_ms = draws.pick((600, 900, 1_500, 2_000), "renew")
         self.lease_ms = self.renew_ms * draws.pick((4, 4, 5, 6), "lease")
-        self.length_ms = self.lease_ms * draws.pick((1, 2, 3, 4, 6), "length")
-        self.queues = tuple(f"q{n}" for n in range(1, 1 + draws.pick((1, 1, 1, 1, 1, 2, 2, 2, 3, 5), "queues")))
-        self.worker_count = draws.pick((1, 2, 2, 2, 2, 3, 3, 3, 3, 4, 4, 5, 8, 12), "workers")
-        self.client_count = draws.pick((1, 1, 1, 2, 2, 3, 4), "clients")
+        self.length_ms = self.lease_ms * draws.pick((1, 2, 2, 3) if self.duel else (1, 2, 3, 4, 6), "length")
+        queues = (1, 1, 1, 1, 1, 2) if self.duel else (1, 1, 1, 2, 2, 3, 5)
+        workers = (1, 1, 2, 2, 2, 2, 3) if self.duel else (1, 2, 3, 3, 4, 5, 8, 12)
+        clients = (1, 1, 1, 2) if self.duel else (1, 1, 2, 2, 3, 4)
+        self.queues = tuple(f"q{n}" for n in range(1, 1 + draws.pick(queues, "queues")))
+        self.worker_count = draws.pick(workers, "workers")
+        self.client_count = draws.pick(clients, "clients")
         self.workers = [f"w{n}" for n in range(1, 1 + self.worker_count)]
         self.clients = [f"c{n}" for n in range(1, 1 + self.client_count)]
         self.groups = self._groups()
+        purposes = draws.pick((WORKER_PURPOSES, CLIENT_PURPOSES, CLIENT_PURPOSES + WORKER_PURPOSES), "side")
+        self.targets = [draws.pick(purposes, "target", n) for n in range(draws.pick((1, 2, 3), "targets"))]
+        """What the faults of a duel aim at."""
 
     def _groups(self) -> list[str]:
         draws = self.draws.under("groups")
         if draws.happens(_FAULTLESS_PERCENT, "none"):
             return []
+        if self.duel:
+            return sorted({draws.pick(_DUEL_GROUPS, "duel", n) for n in range(draws.pick((1, 1, 2, 2, 3), "several"))})
         chosen = draws.some(tuple(GROUPS), draws.pick((8, 15, 15, 30, 60), "rate"), "each")
         return chosen or [draws.pick(tuple(GROUPS), "only")]
 
@@ -173,14 +190,14 @@ class _Maker:
 
     def _tasks(self, worker_settings: dict[str, int]) -> tuple[TaskPlan, ...]:
         draws = self.draws.under("tasks")
-        count = draws.pick((3, 10, 20, 40, 80), "count")
+        count = draws.pick((3, 6, 12, 20) if self.duel else (3, 10, 20, 40, 80), "count")
         mood = {
-            "failures": draws.pick((0, 10, 40), "failures"),
+            "failures": draws.pick((0, 40, 70) if self.duel else (0, 10, 40), "failures"),
             "odd": draws.pick((0, 0, 10, 40), "odd"),
             "slow": draws.pick((0, 10, 40), "slow"),
             "tracked": draws.pick((0, 50, 50, 100), "tracked"),
-            "delays": draws.pick((0, 0, 30), "delays"),
-            "deadlines": draws.pick((0, 0, 30), "deadlines"),
+            "delays": draws.pick((0, 0, 30, 60), "delays"),
+            "deadlines": draws.pick((0, 0, 30, 60), "deadlines"),
             "bursts": draws.pick((0, 1), "bursts"),
             "poison": draws.pick((0, 0, 0, 3), "poison"),
         }
@@ -260,9 +277,9 @@ class _Maker:
         faults: list[FaultPlan] = []
         for group in self.groups:
             draws = self.draws.under("faults", group)
-            count = draws.pick((1, 2, 4, 8), "count")
+            count = draws.pick((1, 2, 3, 4) if self.duel else (1, 2, 4, 8), "count")
             if group in ("replies", "network", "freezing"):
-                count *= draws.pick((1, 2, 4), "more")
+                count *= draws.pick((1, 2) if self.duel else (1, 2, 4), "more")
             for n in range(1, count + 1):
                 one = draws.under(n)
                 kind = one.pick(GROUPS[group], "kind")
@@ -280,12 +297,17 @@ class _Maker:
         on = ""
         for_ms = 0
         purpose = ""
-        if kind in ("kill", "freeze", "cut", "break", "slow", "close", "refuse", "silence", "mute", "deaf", "delay"):
-            on = self._victim(draws, workers_only=kind == "close")
-        if kind in ("stall", "credentials", "wall"):
-            on = self._victim(draws, workers_only=False)
-        if kind in ("kill", "freeze", "cut") and draws.happens(60, "aimed"):
-            purpose = draws.pick(WORKER_PURPOSES if on.startswith("w") else CLIENT_PURPOSES, "purpose")
+        if CATALOGUE[kind].on == "process":
+            on = self._victim(draws)
+        if kind != "wall" and draws.happens(75 if self.duel else 25, "aimed"):
+            if self.duel:
+                purpose = draws.pick(self.targets, "purpose")
+                if on:
+                    on = draws.pick(self.workers if purpose in WORKER_PURPOSES else self.clients, "aimed at")
+            else:
+                purpose = draws.pick(CLIENT_PURPOSES if on in self.clients else WORKER_PURPOSES, "purpose")
+            if not on:
+                values["after_ms"] = draws.pick((0, 1, 2, 5, 30), "after")
         if kind in ("freeze", "silence", "mute", "deaf", "refuse", "stall", "pause"):
             for_ms = draws.pick((short, long), "for")
         elif kind in ("slow", "delay"):
@@ -295,17 +317,17 @@ class _Maker:
             for_ms = draws.pick((short, short, long), "for")
         self._values(kind, draws, values, lease=lease, lossy=lossy)
         if kind in ("restart", "wrong type"):
-            for_ms = draws.pick((0, 50, short, long), "for")
+            for_ms = draws.pick((0, 50, short, long, 3 * lease), "for")
         if kind == "delete receiver":
             on = draws.pick(self.clients, "on")
         elif not on and (kind in GROUPS["operators"] or kind in GROUPS["strangers"]):
             on = draws.pick(self.queues, "on")
+        if CATALOGUE[kind].on == "client":
+            values.pop("after_ms", None)
         return FaultPlan(name, kind, at, on, for_ms, purpose, values)
 
-    def _victim(self, draws: Draws, *, workers_only: bool) -> str:
-        if workers_only or draws.happens(70, "worker"):
-            return draws.pick(self.workers, "on")
-        return draws.pick(self.clients, "on")
+    def _victim(self, draws: Draws) -> str:
+        return draws.pick(self.workers if draws.happens(60, "worker") else self.clients, "on")
 
     def _values(self, kind: str, draws: Draws, values: dict[str, Any], *, lease: int, lossy: bool) -> None:
         if kind == "kill":
@@ -345,4 +367,4 @@ class _Maker:
         elif kind == "wrong type":
             values["key"] = draws.pick(("stream", "delayed", "dead"), "key")
         elif kind == "bad entry":
-            values["what"] = draws.pick(tuple(_BAD_ENTRIES), "what")
+            values["what"] = draws.pick(tuple(BAD_ENTRIES), "what")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from ..verdict import Failure
 
 if TYPE_CHECKING:
-    from streamfleet_protocol.effects import Confirmed, Settled
+    from streamfleet_protocol.effects import ClientClosed, Confirmed, Settled
     from streamfleet_protocol.notes import Note
     from streamfleet_protocol.replies import ErrorReply
     from streamfleet_protocol.wire import TaskEntry
@@ -55,6 +55,9 @@ class Oracle:
 
     def faulted(self, process: Process, error: ErrorReply) -> None:
         """A machine says that a person must act."""
+
+    def client_closed(self, process: Process, effect: ClientClosed) -> None:
+        """A client has closed, and tells what became of its tasks."""
 
     def stored(self, wire: Wire, record: TaskRecord) -> None:
         """A client's command has put a task into Redis."""

@@ -12,6 +12,7 @@ from .calm import Calm
 from .clocks import Clocks
 from .delivery import Delivery
 from .duplicates import Duplicates
+from .order import Order
 from .ownership import Ownership
 from .progress import Progress
 from .rest import Rest
@@ -24,6 +25,7 @@ _KINDS: tuple[type[Oracle], ...] = (
     Delivery,
     Truth,
     Duplicates,
+    Order,
     Ownership,
     Rest,
     Clocks,

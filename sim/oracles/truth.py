@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from streamfleet_protocol.effects import Confirmed, End, Settled
+from streamfleet_protocol.effects import ClientClosed, Confirmed, End, Settled
 
 from ..ledger import TaskRecord
 from ..processes import Process
@@ -21,7 +21,9 @@ class Truth(Oracle):
         for task_id in effect.task_ids:
             record = self.world.ledger.tasks.get(task_id)
             self.checks += 1
-            if record is None or not record.stored:
+            # Where another program has replaced the queue's key, nobody can tell whether a batch was applied.
+            unknowable = any(loss.kind == "wrong type" for loss in self.world.ledger.losses)
+            if (record is None or not record.stored) and not unknowable:
                 self.broken(f"{task_id} is said to be confirmed, and never was in Redis")
 
     def settled(self, process: Process, record: TaskRecord, effect: Settled) -> None:
@@ -61,6 +63,27 @@ class Truth(Oracle):
                 f"{record.plan.name} is said to be {effect.end.value}, and its success was settled in Redis at "
                 f"{record.finished_at} ms, before that end, at {said_at} ms"
             )
+
+    def client_closed(self, process: Process, effect: ClientClosed) -> None:
+        """Every task that was accepted is confirmed, or told of as unsent, or as unknown; and what is told is true."""
+        told = {*effect.unsent, *effect.unknown}
+        faultless = all(fault.kind == "close" and not fault.purpose for fault in self.world.plan.faults)
+        for record in self.world.ledger.tasks.values():
+            if record.plan.client != process.name or record.incarnation != process.incarnation:
+                continue
+            name = record.plan.name
+            self.checks += 1
+            if name in effect.unsent and record.stored:
+                self.broken(f"{name} is said to be unsent at the close of its client, and was in Redis")
+            if record.accepted_at >= 0 and not record.stored and name not in told and not self._is_over(record):
+                self.broken(f"{name} was accepted and never sent, and the close of its client does not tell")
+            if name in told and faultless and record.accepted_at < self.world.now - 1_000:
+                self.broken(f"{name} was not flushed at the close of its client, with nothing in the way")
+
+    def _is_over(self, record: TaskRecord) -> bool:
+        """Whether its deadline ended it before it was sent; or nobody can tell."""
+        plan = record.plan
+        return bool(record.settled or plan.expires_at_ms or plan.options.get("expires_in_ms"))
 
     def all_ended(self) -> None:
         """A word that takes everything to be over, and a success settled before."""
