@@ -8,6 +8,10 @@ NOT_HERE: tuple[tuple[str, str], ...] = (
         "the outbox of verdicts exists only in a cluster; the single-server core tells a negative outcome inside the "
         "fenced transaction",
     ),
+    (
+        "finding 2.4, the age from sending to answer",
+        "with a lease of four intervals or more, which the settings demand, the search found no difference",
+    ),
     ("go b", "XAUTOCLAIM is never used; its endless retry without a pause is the mutant no-back-off"),
     ("go i", "commands over several slots exist only in a cluster, which these machines do not speak yet"),
     ("go N7", "no channel to send on after a close: a closed machine answers with Rejected"),

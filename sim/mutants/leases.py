@@ -103,14 +103,17 @@ bump = commands.touch(keys.fence) if queue.index == 0 else commands.get(keys.fen
         ),
     ),
     Mutant(
-        "renews-thrice-a-lease",
+        "renews-at-every-third-look",
         "finding 2.4d",
-        "A lease is three intervals long: a short outage that hits a renewal and its repetition is a lost lease.",
+        "A lease is little more than the time between two renewals: a refusal of less than one is a lost lease.",
         (
             Edit(
                 "server.leases",
-                "look.look_at = now if look.wanted else now + self.settings.renew_interval_ms\n",
-                "look.look_at = now if look.wanted else now + self.settings.lease_ms // 3\n",
+                _MINE,
+                """\
+        late = now - look.renewed_at > 5 * self.settings.renew_interval_ms // 2
+        if mine and late and self.setup.is_fenced(sent.queue):
+""",
             ),
         ),
     ),

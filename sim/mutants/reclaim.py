@@ -7,7 +7,17 @@ from .patching import Edit, Mutant
 _OLD = "if sight.until - sight.since >= lease]\n"
 _IDLE = "sent.sent_at + (sights.offset or 0) - sight.stamp >= lease"
 _NEW_CONNECTION = Edit("server.leases", "            self.reclaim.restart(queue.index)\n", "")
-_REFUSED = Edit(
+_PROBE_REFUSED = Edit(
+    "server.leases",
+    """\
+            self.reclaim.restart(queue)
+            self.shared.refused("renewing", outcome.error)
+""",
+    """\
+            self.shared.refused("renewing", outcome.error)
+""",
+)
+_LOOK_REFUSED = Edit(
     "server.leases",
     """\
         self.reclaim.restart(queue)
@@ -97,33 +107,7 @@ if sight.until - sight.since >= lease
         "A look counts also while nobody could renew: on a full server a healthy owner's silence is taken for death.",
         (
             Edit("server.reclaim", "redis_ms is None or not probed or not sights", "redis_ms is None or not sights"),
-            Edit(
-                "server.leases",
-                """\
-            self.reclaim.restart(queue)
-            self.shared.refused("renewing", outcome.error)
-""",
-                """\
-            self.shared.refused("renewing", outcome.error)
-""",
-            ),
-        ),
-    ),
-    Mutant(
-        "age-from-sending-to-answer",
-        "finding 2.4",
-        "An age counts from the sending of the first look to the answer of the last instead of the other way round.",
-        (
-            Edit(
-                "server.reclaim",
-                "                sight.since = sights.answered_at\n",
-                "                sight.since = sent.sent_at\n",
-            ),
-            Edit(
-                "server.reclaim",
-                "            sight.until = sent.sent_at\n",
-                "            sight.until = sights.answered_at\n",
-            ),
+            _PROBE_REFUSED,
         ),
     ),
     Mutant(
@@ -136,7 +120,7 @@ if sight.until - sight.since >= lease
         "sights-kept-over-a-refused-look",
         "finding 2.4",
         "Ages go on over a look that was refused, as though the owners' renewals had not been.",
-        (_REFUSED,),
+        (_PROBE_REFUSED, _LOOK_REFUSED),
     ),
     Mutant(
         "sights-kept-over-an-outage",
@@ -145,7 +129,8 @@ if sight.until - sight.since >= lease
         "of a lease the first that is back robs the others.",
         (
             _NEW_CONNECTION,
-            _REFUSED,
+            _PROBE_REFUSED,
+            _LOOK_REFUSED,
             Edit(
                 "server.reclaim",
                 "        if stepped or gap:\n",
