@@ -82,10 +82,7 @@ class Outbox:
             write.middle.append(Section(("outbox", "on_armed"), self._arming()))
 
     def watch_again(self) -> Section:
-        """The WATCH that guards the next batch; it must follow every EXEC on this lane.
-
-        A WATCH on a key that is not there sees no FLUSHALL; the EXISTS behind it tells.
-        """
+        """The WATCH that guards the next batch, behind every EXEC. EXISTS: on no key it would see no FLUSHALL."""
         keys = self._connection_keys()
         return Section(("outbox", "on_watched"), (commands.watch(*keys), commands.exists(*keys)))
 
@@ -120,6 +117,9 @@ class Outbox:
     def on_armed(self, now: int, outcome: Outcome, _context: None) -> None:
         """The sequences are known: resolve what was in flight, and see whether something was lost."""
         if isinstance(outcome, Refused):
+            answers = outcome.values[len(self.queues) + 4 :]
+            for queue, stream, delayed in zip(self.queues.values(), answers[1::3], answers[2::3], strict=True):
+                queue.take_back(stream, delayed)
             self._refused(now, "arming", outcome.error)
         if not isinstance(outcome, Ok):
             return

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 from ..inputs import TaskOptions
 from ..keys import QueueKeys
+from ..replies import ErrorReply, RawReply
 from ..timing import NEVER, RedisClock
 from ..wire import Fields, TaskEntry, encode_task
 
@@ -105,6 +106,19 @@ class QueueOutbox:
     def put_back(self, tasks: Iterable[Outgoing]) -> None:
         """Tasks that are missing in Redis go to the front of the queue."""
         self.waiting = deque(sorted([*tasks, *self.waiting], key=lambda task: task.ordinal))
+
+    def take_back(self, stream: RawReply, delayed: RawReply) -> None:
+        """Where a key holds something else, by the replies about it, what was in flight to it is not there.
+
+        The sequence does not show that: in one transaction a wrong type stops only the commands on that key.
+        """
+        wrong = [isinstance(reply, ErrorReply) and reply.code == "WRONGTYPE" for reply in (stream, delayed)]
+        if self.in_flight is None or not any(wrong):
+            return
+        number, tasks = self.in_flight.number, self.in_flight.tasks
+        kept = tuple(task for task in tasks if not wrong[bool(task.due_ts)])
+        self.in_flight = SentBatch(number, kept) if kept else None
+        self.put_back(task for task in tasks if wrong[bool(task.due_ts)])
 
     def first_over_at(self, clock: RedisClock) -> int:
         """The own time from which the first waiting task need not be sent any more."""

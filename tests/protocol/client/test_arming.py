@@ -162,6 +162,25 @@ def test_beside_a_key_of_a_wrong_type_nothing_held_is_called_confirmed(element: 
     assert of(effects, Confirmed) + of(effects, Flushed) == []
 
 
+@pytest.mark.parametrize(("element", "delayed", "again"), [(ZCARD, True, 1), (XLEN, False, 1), (ZCARD, False, 0)])
+def test_what_went_to_a_key_of_a_wrong_type_goes_again(element: int, delayed: bool, again: int) -> None:
+    """Also when the key is mended: in that transaction the number was applied, and the task was not."""
+    script = ClientScript()
+    script.start()
+    script.track(b"a", delay_ms=60_000 if delayed else 0)
+    script.advance_to("outbox.on_batch")
+    script.lose()
+    script.peer.hashes[PRODUCERS] = {b"me": b"1"}
+    script.pass_time(100)
+    script.connect()
+    script.answer({ARMED: But({element: error("WRONGTYPE")})})
+    script.pass_time(100)
+    script.answer_all()
+    stored = len(script.in_stream()) + len(script.peer.sorted_sets.get(b"{streamfleet:jobs}:delayed", {}))
+    assert stored == again
+    assert script.peer.hashes[PRODUCERS][b"me"] == (b"2" if again else b"1")
+
+
 @pytest.mark.parametrize("code", ["NOPERM", "NOAUTH", "ERR unknown command 'WATCH'"])
 def test_a_missing_permission_is_a_fault(code: str) -> None:
     script = connected()
