@@ -32,7 +32,7 @@ def _unfenced(kind: str, *, hand_back: bool) -> Edit:
         "                commands.delete_entries(stream, (task.entry_id,)),",
         f"                {last}",
         "            ):",
-        "                self._repair('ending a task', command)",
+        "                self.repair('ending a task', command)",
         "            self.tasks.move(task, Happening.SETTLED)",
         "            return",
         "        self.endings",

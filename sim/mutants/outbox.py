@@ -247,6 +247,18 @@ OUTBOX = (
         ),
     ),
     Mutant(
+        "wrong-type-forgotten-when-cured",
+        "finding 2.1b",
+        "What was in flight to a key of a wrong type is called confirmed as soon as the key is gone.",
+        (
+            Edit(
+                "client.outbox",
+                "                queue.take_back(stream, delayed)\n",
+                "                assert stream is not None or delayed is not None\n",
+            ),
+        ),
+    ),
+    Mutant(
         "elements-of-a-batch-not-looked-at",
         "finding 7; finding 2.1b; design 4.1",
         "EXEC is taken for all or nothing: a task whose own command failed is called confirmed, and is lost.",

@@ -18,9 +18,9 @@ _SUCCESSOR_STAYS = Edit(
     "server.conclusions",
     """\
         elif deleted == 0 and step.member:
-            self._repair("taking a successor out", commands.sorted_remove(step.key, (step.member,)))
+            self.repair("taking a successor out", commands.sorted_remove(step.key, (step.member,)))
         elif deleted == 0 and isinstance(successor, bytes):
-            self._repair("taking a successor out", commands.delete_entries(step.key, (successor,)))
+            self.repair("taking a successor out", commands.delete_entries(step.key, (successor,)))
 """,
     "",
 )
@@ -58,7 +58,7 @@ SUCCESSORS = (
                 "server.conclusions",
                 """\
             if deleted == 1:
-                self._repair("putting a task back", commands.append(keys.stream, body))
+                self.repair("putting a task back", commands.append(keys.stream, body))
 """,
                 "",
             ),
@@ -92,7 +92,7 @@ SUCCESSORS = (
                 """\
         deleted = 1
         new = successor if isinstance(successor, bytes) and step.key == keys.stream else task.entry_id
-        self._repair("deleting", commands.delete_entries(keys.stream, (new,)))
+        self.repair("deleting", commands.delete_entries(keys.stream, (new,)))
 """,
             ),
         ),
@@ -120,7 +120,7 @@ SUCCESSORS = (
 """,
                 """\
         if conclusion.kind is EndKind.RETRY and not step.key:
-            self._repair("adding a retry", commands.append(keys.stream, step.body))
+            self.repair("adding a retry", commands.append(keys.stream, step.body))
         self.tasks.move(task, Happening.SETTLED)
         if deleted == 0:
 """,
@@ -152,7 +152,7 @@ SUCCESSORS = (
 """,
                 """\
         if conclusion.kind is EndKind.RETRY and not step.key:
-            self._repair("adding a retry", commands.append(keys.stream, step.body))
+            self.repair("adding a retry", commands.append(keys.stream, step.body))
         self.tasks.move(task, Happening.SETTLED)
         if deleted == 0:
 """,

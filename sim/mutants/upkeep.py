@@ -18,20 +18,27 @@ UPKEEP = (
         (
             Edit(
                 "server.promotion",
-                'return transaction_section(("promotion", "on_moved"), move, (index, tuple(problems)))',
-                'return Section(("promotion", "on_moved"), tuple(move), (index, tuple(problems)))',
+                'return transaction_section(("promotion", "on_moved"), move, (',
+                'return Section(("promotion", "on_moved"), tuple(move), (',
             ),
         ),
     ),
     Mutant(
         "promotion-asks-for-no-type",
         "finding 2.1a",
-        "A stream's key of a wrong type is not seen before the delayed task is taken out.",
+        "A stream's key of a wrong type is not seen before the delayed task is taken out, which is then lost.",
         (
             Edit(
                 "server.promotion",
                 "                    commands.length(keys.stream),\n",
                 "                    commands.get(keys.promotions),\n",
+            ),
+            Edit(
+                "server.promotion",
+                """\
+                    self.conclusions.repair("putting a delayed task back", back)
+""",
+                "                    assert back\n",
             ),
         ),
     ),
