@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from streamfleet_protocol.effects import Accepted, ClientClosed, Confirmed, Rejected, ServerStopped, Settled
+from streamfleet_protocol.effects import Accepted, ClientClosed, Confirmed, Flushed, Rejected, ServerStopped, Settled
 from streamfleet_protocol.errors import DecodeError
 from streamfleet_protocol.keys import SERVER_GROUP, queue_keys
 from streamfleet_protocol.members import unpack_member
@@ -119,6 +119,8 @@ class Ledger:
         self.world = world
         self.tasks: dict[str, TaskRecord] = {}
         self.calls: dict[tuple[str, int], list[TaskRecord]] = {}
+        self.flushes: dict[tuple[str, int], int] = {}
+        """By identity and call: when each flush was asked for that is not answered."""
         self.losses: list[Loss] = []
         self.presences: dict[str, Presence] = {}
         """By identity."""
@@ -151,6 +153,7 @@ class Ledger:
 
     def answered(self, process: Process, answer: Accepted | Rejected) -> None:
         """The call has ended."""
+        self.flushes.pop((process.identity, answer.call), None)
         records = self.calls.get((process.identity, answer.call), [])
         accepted = answer.count if isinstance(answer, Accepted) else answer.accepted
         for at, record in enumerate(records):
@@ -158,6 +161,12 @@ class Ledger:
                 record.accepted_at = self.world.now
             elif isinstance(answer, Rejected):
                 record.rejected = answer.rejection.value
+                self.world.oracles.rejected(process, record)
+
+    def flushed(self, process: Process, effect: Flushed) -> None:
+        """All that was accepted before a flush call is said to be confirmed."""
+        asked_at = self.flushes.pop((process.identity, effect.call))
+        self.world.oracles.flushed(process, asked_at)
 
     def told_confirmed(self, process: Process, effect: Confirmed) -> None:
         """Tracked tasks are said to be in Redis."""
@@ -218,6 +227,8 @@ class Ledger:
         wire.stored = []
         for loss in wire.failed:
             self.losses.remove(loss)
+        if "outbox.on_armed" in purposes:
+            self._forget_what_shows()
         wire.failed = []
         if wire.process.frozen or refused(replies):
             self.out_of_touch(wire.process)
@@ -240,6 +251,22 @@ class Ledger:
                 loss = Loss("wrong type", self.world.now, frozenset((_task_of(command),)), False)
                 self.losses.append(loss)
                 wire.failed.append(loss)
+
+    def _forget_what_shows(self) -> None:
+        """A client asks what there is: where a key is still of a wrong type it can know that a task is not there."""
+        data = self.world.site.primary.server.keys.data
+        wrong = {
+            queue
+            for keys, kind in ((self.streams, "Stream"), (self.delayed_sets, "ZSet"))
+            for key, queue in keys.items()
+            if key in data and type(data[key]).__name__ != kind
+        }
+        if wrong:
+            self.losses = [
+                loss
+                for loss in self.losses
+                if loss.kind != "wrong type" or not any(self.tasks[name].plan.queue in wrong for name in loss.tasks)
+            ]
 
     # Losses.
 

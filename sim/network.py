@@ -146,7 +146,8 @@ class Network:
         process.deliver(Connected(lane, generation), incarnation)
         for late in self.late.pop((process.name, lane), ()):
             # Behind the first commands of the new connection.
-            after = 2 * self.world.plan.latency_ms + 1 + mix(late.seed, self.world.now) % 300
+            spread = (8, 40, 300)[mix(late.seed, self.world.now * 8 + 5) % 3]
+            after = 2 * self.world.plan.latency_ms + 1 + mix(late.seed, self.world.now) % spread
             self.world.agenda.at(self.world.now + after, self, "execute_late", late)
 
     # Sending.
@@ -180,7 +181,8 @@ class Network:
             first = 1 + mix(wire.seed, world.now * 8 + 2) % (wire.expected - 1)
             wire.rest = batch.commands[first:]
             world.agenda.at(arrival, self, "execute", wire, batch.token, batch.commands[:first])
-            later = arrival + 1 + mix(wire.seed, world.now * 8 + 3) % (plan.latency_ms + plan.jitter_ms + 1)
+            apart = mix(wire.seed, world.now * 8 + 3)
+            later = arrival + 1 + apart % (plan.latency_ms + plan.jitter_ms + (30 if apart & 64 else 1))
             world.agenda.at(later, self, "execute_rest", wire, batch.token)
         else:
             world.agenda.at(arrival, self, "execute", wire, batch.token, batch.commands)

@@ -56,6 +56,8 @@ class TaskPlan:
     size: int = 10
     """Payload bytes."""
     wait: bool = True
+    flush: bool = False
+    """Its client asks to be told when all is confirmed, right after it."""
     options: dict[str, int] = field(default_factory=dict)
     """Fields of TaskOptions other than times of the clock; `retry_backoff` in percent; `max_retries` -1 = None."""
     expires_at_ms: int = 0

@@ -19,6 +19,7 @@ from streamfleet_protocol.effects import (
     Disconnect,
     Effect,
     Faulted,
+    Flushed,
     Lane,
     Noted,
     Rejected,
@@ -277,6 +278,9 @@ class Process:
     def _accepted(self, effect: Accepted | Rejected) -> None:
         self.world.ledger.answered(self, effect)
 
+    def _flushed(self, effect: Flushed) -> None:
+        self.world.ledger.flushed(self, effect)
+
     def _confirmed(self, effect: Confirmed) -> None:
         self.world.ledger.told_confirmed(self, effect)
 
@@ -305,6 +309,7 @@ _PERFORM: dict[type[Effect], Any] = {
     Accepted: Process._accepted,
     Rejected: Process._accepted,
     Confirmed: Process._confirmed,
+    Flushed: Process._flushed,
     Settled: Process._settled,
     Faulted: Process._faulted,
     ServerStopped: Process._stopped,

@@ -105,7 +105,7 @@ class _Maker:
             queues=self.queues,
             latency_ms=draws.pick((0, 1, 1, 1, 3, 10), "latency"),
             jitter_ms=draws.pick((0, 0, 1, 2, 5, 20), "jitter"),
-            split_percent=draws.pick((0, 0, 5, 30), "split"),
+            split_percent=draws.pick((0, 0, 5, 30, 100), "split"),
             workers=workers,
             clients=clients,
             tasks=self._tasks(worker_settings),
@@ -236,6 +236,7 @@ class _Maker:
             acts=acts,
             size=draws.pick((10, 10, 10, 300), "size"),
             wait=draws.happens(90, "wait"),
+            flush=draws.happens(10, "flush"),
             options=options,
             expires_at_ms=expires_at,
         )

@@ -9,7 +9,7 @@ from __future__ import annotations
 import heapq
 from typing import Any
 
-from streamfleet_protocol.inputs import Enqueue
+from streamfleet_protocol.inputs import Enqueue, Flush
 
 from .agenda import Agenda
 from .faults import Faults
@@ -157,6 +157,10 @@ class World:
         options = task_options(task, process.wall_ms)
         request = Enqueue(self.calls, task.queue, (task.name,), (data,), options, task.tracked, task.wait)
         process.deliver(request, process.incarnation)
+        if task.flush:
+            self.calls += 1
+            self.ledger.flushes[process.identity, self.calls] = self.now
+            process.deliver(Flush(self.calls), process.incarnation)
 
     def start_again(self, process: Process) -> None:
         """A process that was closed is started again as soon as it has ended."""

@@ -56,6 +56,12 @@ class Oracle:
     def faulted(self, process: Process, error: ErrorReply) -> None:
         """A machine says that a person must act."""
 
+    def rejected(self, process: Process, record: TaskRecord) -> None:
+        """A task was not accepted; `record.rejected` says why."""
+
+    def flushed(self, process: Process, asked_at: int) -> None:
+        """All that was accepted before a flush call is said to be confirmed."""
+
     def client_closed(self, process: Process, effect: ClientClosed) -> None:
         """A client has closed, and tells what became of its tasks."""
 

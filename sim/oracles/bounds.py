@@ -27,6 +27,12 @@ class Bounds(Oracle):
         if run.deliveries > settings.max_deliveries:
             self.broken(f"{run.task} is started at delivery {run.deliveries}; {settings.max_deliveries} are allowed")
 
+    def rejected(self, process: Process, record: TaskRecord) -> None:
+        """Where the local queue is full only a call that does not wait is refused."""
+        self.checks += 1
+        if record.rejected == "queue full" and record.plan.wait:
+            self.broken(f"{record.plan.name} was refused for want of room, and its call waits")
+
     def after_step(self, process: Process) -> None:
         """What the machine holds."""
         machine: Any = process.machine

@@ -10,6 +10,7 @@ from streamfleet_protocol.wire import TaskEntry
 
 from ..handlers import Run
 from ..ledger import TaskRecord
+from ..network import Wire
 from ..processes import Process
 from .base import Oracle
 
@@ -36,6 +37,16 @@ class Clocks(Oracle):
         if run.redis_ms > entry.expires_ts + slack:
             late = run.redis_ms - entry.expires_ts
             self.broken(f"{entry.task_id} is started on {run.identity} {late} ms after its deadline on Redis's clock")
+
+    def stored(self, wire: Wire, record: TaskRecord) -> None:
+        """Nothing is sent after its deadline, as far as its client can know."""
+        if not record.expires_ts or any(fault.kind in _BLURS for fault in self.world.plan.faults):
+            return
+        self.checks += 1
+        plan = self.world.plan
+        late = wire.host.server.clock_ms - record.expires_ts
+        if late > 100 + 4 * (plan.latency_ms + plan.jitter_ms) + plan.client_settings.get("command_timeout_ms", 3_000):
+            self.broken(f"{record.plan.name} is sent {late} ms after its deadline")
 
     def appended(self, key: bytes, entry_id: bytes, record: TaskRecord, retries: int) -> None:
         """A delayed task comes into the stream only when it is due."""

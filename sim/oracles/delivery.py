@@ -79,6 +79,10 @@ class Delivery(Oracle):
                 return f"{record.plan.name} has not come to its end: {self._story(record)}"
             if self._owes_word(record):
                 return f"the handle of {record.plan.name} is open: {self._story(record)}"
+        for (identity, _), asked_at in self.world.ledger.flushes.items():
+            process = self.world.processes[identity.partition(":")[0]]
+            if process.machine is not None and process.identity == identity and not process.frozen:
+                return f"a flush that {identity} asked for at {asked_at} ms is not answered"
         return None
 
     def _owes_word(self, record: TaskRecord) -> bool:

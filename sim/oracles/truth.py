@@ -30,6 +30,8 @@ class Truth(Oracle):
         """Look at the word as it comes."""
         self.checks += 1
         name = record.plan.name
+        if record.rejected:
+            self.broken(f"the handle of {name} settled, and the task was refused: {record.rejected}")
         if len(record.settled) > 1:
             self.broken(f"the handle of {name} settled twice: {[word.end.value for _, word in record.settled]}")
         if effect.end is End.COMPLETED:
@@ -63,6 +65,16 @@ class Truth(Oracle):
                 f"{record.plan.name} is said to be {effect.end.value}, and its success was settled in Redis at "
                 f"{record.finished_at} ms, before that end, at {said_at} ms"
             )
+
+    def flushed(self, process: Process, asked_at: int) -> None:
+        """What was accepted before is in Redis, or was; or its deadline was over."""
+        for record in self.world.ledger.tasks.values():
+            if record.plan.client != process.name or record.incarnation != process.incarnation:
+                continue
+            self.checks += 1
+            missing = 0 <= record.accepted_at < asked_at and not record.stored and not self._is_over(record)
+            if missing and not any(record.plan.name in loss.tasks for loss in self.world.ledger.losses):
+                self.broken(f"a flush was answered, and {record.plan.name} never was in Redis")
 
     def client_closed(self, process: Process, effect: ClientClosed) -> None:
         """Every task that was accepted is confirmed, or told of as unsent, or as unknown; and what is told is true."""
