@@ -13,7 +13,7 @@ import pytest
 
 from sim.mutants import MUTANTS, NOT_HERE, Edit, Mutant, MutantError, apply
 from sim.mutants.matrix import Kill, Matrix, hunt, matrix, rotating
-from sim.plan import Plan
+from sim.plan import Act, FaultPlan, Plan, ProcessPlan, TaskPlan
 from sim.run import run
 from sim.swarm import make_plan
 from sim.trace import Trace
@@ -268,10 +268,61 @@ def test_a_part_of_the_mutants_depends_on_the_token_alone() -> None:
     assert rotating(names, "a", 1000) == names
 
 
-# End to end.
+# End to end, with plans that aim at the defect.
+
+WORKER = {
+    **{"lease_ms": 6_000, "renew_interval_ms": 1_500, "command_timeout_ms": 500, "connect_timeout_ms": 1_000},
+    **{"block_ms": 3_000, "read_margin_ms": 300, "backoff_most_ms": 1_000, "prefetch": 0, "sweep_interval_ms": 4_000},
+    **{"silence_ms": 36_000, "collect_interval_ms": 3_000, "consumer_silence_ms": 24_000},
+    **{"producer_silence_ms": 48_000},
+}
+CLIENT = {
+    **{"heartbeat_ms": 1_000, "retention_ms": 10_000, "command_timeout_ms": 400, "connect_timeout_ms": 300},
+    **{"block_ms": 1_000, "read_margin_ms": 300, "backoff_most_ms": 1_000, "reconnect_audit_ms": 1_000},
+    **{"audit_interval_ms": 20_000, "audit_grace_ms": 500, "deadline_wait_ms": 1_000},
+    **{"silence_ms": 40_000, "producer_silence_ms": 60_000, "collect_interval_ms": 3_000},
+}
+
+
+def aimed(at_ms: int, *faults: FaultPlan) -> Plan:
+    """A plan with one task, two workers, and these faults."""
+    return Plan(
+        seed=1,
+        version="valkey9",
+        queues=("q1",),
+        latency_ms=1,
+        jitter_ms=0,
+        split_percent=0,
+        workers=(ProcessPlan("w1"), ProcessPlan("w2")),
+        clients=(ProcessPlan("c1"),),
+        tasks=(TaskPlan("t1", at_ms, "c1", "q1", False, (Act("succeed", 1),)),),
+        faults=faults,
+        calm_at_ms=20_000,
+        client_settings=CLIENT,
+        worker_settings=WORKER,
+    )
+
+
+def cut(process: str, at_ms: int, purpose: str, form: str) -> FaultPlan:
+    lane = "read" if purpose == "intake.on_read" else "command"
+    return FaultPlan(f"{form} {process}", "cut", at_ms, process, purpose=purpose, values={"form": form, "lane": lane})
 
 
 @pytest.mark.timeout(120)
-@pytest.mark.parametrize("name", ["never-adopts", "resent-without-asking", "promotion-without-a-watch"])
-def test_the_simulator_kills_it(name: str) -> None:
-    assert hunt(MUTANTS[name], range(1, 41), make_plan, run) is not None
+@pytest.mark.parametrize(
+    ("name", "plan"),
+    [
+        ("connection-key-set-only-once", aimed(1_000, cut("c1", 900, "outbox.on_batch", "late"))),
+        ("unanswered-batch-taken-for-applied", aimed(1_000, cut("c1", 900, "outbox.on_batch", "before"))),
+        ("unanswered-settlement-taken-for-done", aimed(1_000, cut("w1", 900, "settlement.on_plain", "before"))),
+        (
+            "never-adopts",
+            aimed(4_000, *(cut(name, 2_000, "intake.on_read", "lost") for name in ("w1", "w2"))),
+        ),
+    ],
+)
+def test_a_plan_that_aims_at_a_defect_kills_it(name: str, plan: Plan) -> None:
+    plan.check()
+    kill = hunt(MUTANTS[name], [plan.seed], lambda seed: plan, run)
+    assert kill is not None
+    assert kill.failure in (Failure.SAFETY, Failure.LIVENESS)
