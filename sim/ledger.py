@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from streamfleet_protocol.effects import Accepted, ClientClosed, Confirmed, Flushed, Rejected, ServerStopped, Settled
 from streamfleet_protocol.errors import DecodeError
-from streamfleet_protocol.keys import SERVER_GROUP, queue_keys
+from streamfleet_protocol.keys import SERVER_GROUP, queue_keys, receiver_key
 from streamfleet_protocol.members import unpack_member
 from streamfleet_protocol.notes import Note
 from streamfleet_protocol.replies import ErrorReply
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from .world import World
 
 _HARMLESS = "BUSYGROUP"
+_RECEIVERS = receiver_key("")
 _RENEWALS = ("leases.on_look", "leases.on_renewed")
 
 
@@ -57,6 +58,8 @@ class TaskRecord:
     """When the settlement of a success deleted its entry."""
     ended_at: int = -1
     """When another ending last deleted its entry."""
+    word_at: int = -1
+    """When the first word about its success was put into its client's receiver stream."""
     runs: list[Run] = field(default_factory=list)
     settled: list[tuple[int, Settled]] = field(default_factory=list)
     dead: list[tuple[int, str]] = field(default_factory=list)
@@ -88,6 +91,8 @@ class Presence:
     ended_at: int = 1 << 60
     ended_by: str = ""
     closing_at: int = 1 << 60
+    close_ms: int = 0
+    """The grace, or the timeout, that it was given."""
     contacts: list[int] = field(default_factory=list)
     """Virtual times at which a look, or a renewal, was answered without a refusal."""
     troubles: list[int] = field(default_factory=list)
@@ -187,7 +192,7 @@ class Ledger:
     def faulted(self, process: Process, error: ErrorReply) -> None:
         """A machine says that a person must act. A worker closes by itself."""
         if process.is_worker:
-            self.closing(process)
+            self.closing(process, 0)
         self.world.oracles.faulted(process, error)
 
     # Processes.
@@ -202,9 +207,11 @@ class Ledger:
         presence.ended_at = self.world.now
         presence.ended_by = why
 
-    def closing(self, process: Process) -> None:
+    def closing(self, process: Process, within_ms: int) -> None:
         """It is being closed."""
-        self.presences[process.identity].closing_at = self.world.now
+        presence = self.presences[process.identity]
+        presence.closing_at = self.world.now
+        presence.close_ms = within_ms
 
     def stopped(self, process: Process, effect: ServerStopped | ClientClosed) -> None:
         """Its machine is closed."""
@@ -358,6 +365,10 @@ class LedgerObserver(Observer):
                 self._stored(record, retries, fields)
                 self.oracles.appended(key, entry_id, record, retries)
                 ledger.delayed.pop((name, retries), None)
+        elif key.startswith(_RECEIVERS):
+            record = ledger.tasks.get(raw_field(fields, b"task_id").decode("utf-8", "replace"))
+            if record is not None and record.word_at < 0 and raw_field(fields, b"type") == b"completed":
+                record.word_at = ledger.world.now
         elif key in ledger.dead_streams:
             record = ledger.tasks.get(raw_field(fields, b"id").decode("utf-8", "replace"))
             reason = raw_field(fields, b"dead_reason").decode("utf-8", "replace")

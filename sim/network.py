@@ -348,6 +348,13 @@ class Network:
             self.world.ledger.out_of_touch(wire.process)
             self.break_off(wire)
 
+    def leave(self, host: Host) -> None:
+        """A server has become a replica: it ends blocked reads, and refuses writes on connections that stay."""
+        for wire in [wire for wire in self.by_session.values() if wire.host is host]:
+            self.world.ledger.out_of_touch(wire.process)
+            if wire.session.closed or wire.lane is Lane.READ:
+                self.break_off(wire)
+
     def drop_closed(self, host: Host) -> None:
         """The server has closed connections by itself."""
         for wire in [wire for wire in self.by_session.values() if wire.host is host and wire.session.closed]:

@@ -164,7 +164,7 @@ class Process:
         if self.machine is None or self.closing:
             return
         self.closing = True
-        self.world.ledger.closing(self)
+        self.world.ledger.closing(self, ms)
         self.feed(CloseServer(ms) if self.is_worker else CloseClient(ms))
 
     # The driver.

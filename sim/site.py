@@ -40,8 +40,8 @@ class Site:
         self.primary.server.observer = world.ledger.observer
         self.old: Host | None = None
         """A primary that was replaced and does not know it yet."""
-        self.most_ahead_ms = 0
-        """How far any server's clock has ever been ahead: whoever has learned it goes by it until it learns another."""
+        self.offsets: list[tuple[int, int]] = []
+        """(until when, how far ahead) a server's clock was before its last steps."""
         self.kept: dict[str, Snapshot] = {}
         """By fault: what a replica, or a file, holds."""
 
@@ -49,9 +49,11 @@ class Site:
         """The wall clock of the primary."""
         return EPOCH_MS + self.world.now + self.primary.offset_ms
 
-    def latest_ms(self) -> int:
-        """The latest that anybody can take Redis's clock to be."""
-        return EPOCH_MS + self.world.now + self.most_ahead_ms
+    def latest_ms(self, within_ms: int = 1 << 60) -> int:
+        """The latest that anybody can take Redis's clock to be who has asked for it in that time."""
+        now = self.world.now
+        ahead = [offset for until, offset in self.offsets if until >= now - within_ms]
+        return EPOCH_MS + now + max(0, self.primary.offset_ms, *ahead)
 
     def tick(self, host: Host) -> None:
         """Let the host's clock show what it must."""
@@ -162,7 +164,7 @@ class Site:
         self._lose(old, kept, "failover")
         server = old.server.fork(EPOCH_MS + self.world.now + offset_ms, kept)
         server.observer = self.world.ledger.observer
-        self.most_ahead_ms = max(self.most_ahead_ms, offset_ms)
+        self.offsets.append((self.world.now, old.offset_ms))
         self.primary = Host(old.number + 1, server, offset_ms)
         if self.old is not None:
             self.retire(self.old)
@@ -177,16 +179,15 @@ class Site:
         self._lose(old, self.primary.server.snapshot(), "old primary")
         old.server.demote()
         self.deliver_unblocked(old)
-        old.down = True
-        self.world.network.cut_all(old)
+        self.world.network.leave(old)
 
     def _lose(self, host: Host, kept: Snapshot, kind: str) -> None:
         self.world.ledger.data_lost(kind, host.server.keys.data, kept.data)
 
     def jump(self, by_ms: int) -> None:
         """The wall clock of the primary's machine steps."""
+        self.offsets.append((self.world.now, self.primary.offset_ms))
         self.primary.offset_ms += by_ms
-        self.most_ahead_ms = max(self.most_ahead_ms, self.primary.offset_ms)
         self.tick(self.primary)
         self.primary.timer_at = -1
         self._set_timer(self.primary)

@@ -46,9 +46,27 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "credentials": ("credentials",),
 }
 """Kinds of faults that are switched on and off together."""
-_DUEL_GROUPS = (
-    *("replies", "replies", "replies", "freezing", "freezing", "death", "losses", "losses", "deployments", "clocks"),
-    *("refusals", "outages", "network", "operators", "strangers"),
+PATTERNS: dict[str, tuple[str, ...]] = {
+    "zombie": ("freeze",),
+    "late": ("cut late",),
+    "lost": ("cut lost", "cut lost", "cut prefix", "cut before"),
+    "death": ("kill",),
+    "loss": ("flush", "rollback", "restart lossy", "failover"),
+    "refusal": ("oom", "oom", "loading", "demote", "misconf", "noreplicas", "busy", "masterdown"),
+    "operator": (*GROUPS["operators"], "delete receiver", "delete receiver", "wrong type", "wrong type", "bad entry"),
+    "outage": ("restart", "pause", "silence", "mute", "deaf", "refuse", "stall", "break"),
+    "closing": ("close", "close", "cut lost", "cut late", "kill"),
+    "clock": ("clock",),
+}
+"""What a duel does again and again, mostly at one or two sections of the protocol."""
+_PATTERN_NAMES = (
+    *("zombie", "zombie", "zombie", "zombie", "late", "late", "late", "lost", "lost", "death", "loss", "loss"),
+    *("refusal", "refusal", "operator", "operator", "outage", "closing", "clock", "clock"),
+)
+_GUARDED = (
+    *("leases.on_renewed", "leases.on_renewed", "conclusions.on_replaced", "conclusions.on_replaced"),
+    *("conclusions.on_answer", "reclaim.on_claimed", "reclaim.on_question", "settlement.on_plain"),
+    *("settlement.on_tracked", "promotion.on_moved", "intake.on_read", "leases.on_look", "missing.on_adopted"),
 )
 
 
@@ -77,16 +95,19 @@ class _Maker:
         self.workers = [f"w{n}" for n in range(1, 1 + self.worker_count)]
         self.clients = [f"c{n}" for n in range(1, 1 + self.client_count)]
         self.groups = self._groups()
-        purposes = draws.pick((WORKER_PURPOSES, CLIENT_PURPOSES, CLIENT_PURPOSES + WORKER_PURPOSES), "side")
-        self.targets = [draws.pick(purposes, "target", n) for n in range(draws.pick((1, 2, 3), "targets"))]
-        """What the faults of a duel aim at."""
+        self.patterns = [draws.pick(_PATTERN_NAMES, "pattern", n) for n in range(draws.pick((1, 1, 1, 2), "patterns"))]
+        """What a duel is about."""
+        sides = (_GUARDED, _GUARDED, WORKER_PURPOSES, CLIENT_PURPOSES, CLIENT_PURPOSES)
+        purposes = _GUARDED if self.patterns[0] == "zombie" else draws.pick(sides, "side")
+        self.targets = [draws.pick(purposes, "target", n) for n in range(draws.pick((1, 1, 2), "targets"))]
+        """What its faults aim at."""
 
     def _groups(self) -> list[str]:
         draws = self.draws.under("groups")
         if draws.happens(_FAULTLESS_PERCENT, "none"):
             return []
         if self.duel:
-            return sorted({draws.pick(_DUEL_GROUPS, "duel", n) for n in range(draws.pick((1, 1, 2, 2, 3), "several"))})
+            return ["duel"]
         chosen = draws.some(tuple(GROUPS), draws.pick((8, 15, 15, 30, 60), "rate"), "each")
         return chosen or [draws.pick(tuple(GROUPS), "only")]
 
@@ -164,7 +185,7 @@ class _Maker:
             "backoff_least_ms": draws.pick((10, 50), "least"),
             "backoff_most_ms": draws.pick((200, 1_000, 3_000), "most"),
             "reconnect_audit_ms": draws.pick((1_000, 5_000), "reconnect"),
-            "audit_interval_ms": draws.pick((5_000, 20_000), "audit"),
+            "audit_interval_ms": draws.pick((5_000, 20_000, 300_000), "audit"),
             "audit_grace_ms": draws.pick((500, 3_000), "grace"),
             "deadline_wait_ms": draws.pick((1_000, 5_000), "deadline"),
             "silence_ms": 6 * self.lease_ms,
@@ -194,7 +215,7 @@ class _Maker:
         mood = {
             "failures": draws.pick((0, 40, 70) if self.duel else (0, 10, 40), "failures"),
             "odd": draws.pick((0, 0, 10, 40), "odd"),
-            "slow": draws.pick((0, 10, 40), "slow"),
+            "slow": draws.pick((0, 40, 80) if self.duel else (0, 10, 40), "slow"),
             "tracked": draws.pick((0, 50, 50, 100), "tracked"),
             "delays": draws.pick((0, 0, 30, 60), "delays"),
             "deadlines": draws.pick((0, 0, 30, 60), "deadlines"),
@@ -276,11 +297,16 @@ class _Maker:
 
     def _faults(self, worker: dict[str, int]) -> tuple[FaultPlan, ...]:
         faults: list[FaultPlan] = []
-        for group in self.groups:
+        for place, pattern in enumerate(self.patterns if self.groups == ["duel"] else ()):
+            draws = self.draws.under("duel", pattern, place)
+            for n in range(1, 1 + draws.pick((1, 2, 3, 4, 6), "count")):
+                one = draws.under(n)
+                faults.append(self._fault(f"{pattern}-{place}-{n}", one.pick(PATTERNS[pattern], "kind"), one, worker))
+        for group in self.groups if not self.duel else ():
             draws = self.draws.under("faults", group)
-            count = draws.pick((1, 2, 3, 4) if self.duel else (1, 2, 4, 8), "count")
+            count = draws.pick((1, 2, 4, 8), "count")
             if group in ("replies", "network", "freezing"):
-                count *= draws.pick((1, 2) if self.duel else (1, 2, 4), "more")
+                count *= draws.pick((1, 2, 4), "more")
             for n in range(1, count + 1):
                 one = draws.under(n)
                 kind = one.pick(GROUPS[group], "kind")
@@ -288,10 +314,10 @@ class _Maker:
         return tuple(sorted(faults, key=lambda fault: (fault.at_ms, fault.name)))
 
     def _fault(self, name: str, kind: str, draws: Draws, worker: dict[str, int]) -> FaultPlan:
-        at = draws.below(self.length_ms, "at")
+        at = draws.below(30 if draws.happens(10, "early") else self.length_ms, "at")
         lease, renew = worker["lease_ms"], worker["renew_interval_ms"]
-        lossy = kind == "restart lossy"
-        kind = "restart" if lossy else kind
+        kind, _, detail = kind.partition(" ") if kind.startswith(("cut ", "restart ")) else (kind, "", "")
+        lossy = detail == "lossy"
         short = draws.pick((50, renew // 4, renew // 2, renew), "short")
         long = draws.pick((renew // 2, 2 * renew, lease, lease + 2 * renew, 2 * lease), "long")
         values: dict[str, Any] = {}
@@ -300,7 +326,7 @@ class _Maker:
         purpose = ""
         if CATALOGUE[kind].on == "process":
             on = self._victim(draws)
-        if kind != "wall" and draws.happens(75 if self.duel else 25, "aimed"):
+        if kind not in ("wall", "clock") and draws.happens(85 if self.duel else 25, "aimed"):
             if self.duel:
                 purpose = draws.pick(self.targets, "purpose")
                 if on:
@@ -316,7 +342,11 @@ class _Maker:
             values["by_ms"] = draws.pick((20, 100, renew // 3, renew), "by")
         elif kind in ("loading", "demote", "oom", "busy", "misconf", "noreplicas", "masterdown", "credentials"):
             for_ms = draws.pick((short, short, long), "for")
+        if self.duel and (kind == "freeze" or kind in PATTERNS["refusal"]):
+            for_ms = draws.pick((renew, lease, lease + renew, lease + 2 * renew, 2 * lease), "duel for")
         self._values(kind, draws, values, lease=lease, lossy=lossy)
+        if kind == "cut" and detail:
+            values["form"] = detail
         if kind in ("restart", "wrong type"):
             for_ms = draws.pick((0, 50, short, long, 3 * lease), "for")
         if kind == "delete receiver":

@@ -12,6 +12,7 @@ from ..handlers import Run
 from ..ledger import TaskRecord
 from ..network import Wire
 from ..processes import Process
+from ..settings import EPOCH_MS
 from .base import Oracle
 
 _BLURS = frozenset({"clock", "failover", "slow", "delay", "stall", "pause", "freeze", "silence", "mute", "deaf"})
@@ -64,6 +65,18 @@ class Clocks(Oracle):
         """A handle expires only when its deadline is over."""
         if effect.end is End.EXPIRED:
             self._must_be_over(process, record)
+            if not effect.confirmed and record.word_at >= 0:
+                self._after_a_look(record)
+
+    def _after_a_look(self, record: TaskRecord) -> None:
+        """Without a word it ends only when a read that began after its deadline has brought none."""
+        plan = self.world.plan
+        if any(fault.kind in _BLURS for fault in plan.faults) or self.world.ledger.losses:
+            return
+        deadline = record.expires_ts - EPOCH_MS
+        waited = self.world.now - deadline < plan.client_settings.get("deadline_wait_ms", 60_000) - 50
+        if record.word_at < deadline and waited:
+            self.broken(f"{record.plan.name} expired, and the word about its success lies unread")
 
     def noted(self, process: Process, note: Note) -> None:
         """So does a task."""
@@ -72,12 +85,21 @@ class Clocks(Oracle):
             if record is not None:
                 self._must_be_over(process, record)
 
+    def _latest_ms(self) -> int:
+        """The latest that anybody can take Redis's clock to be: with clock faults alone it is asked at intervals."""
+        plan = self.world.plan
+        if any(fault.kind != "clock" for fault in plan.faults):
+            return self.world.site.latest_ms()
+        renew = plan.worker_settings.get("renew_interval_ms", 10_000)
+        beat = plan.client_settings.get("heartbeat_ms", 10_000)
+        return self.world.site.latest_ms(3 * max(renew, beat) + 3_000)
+
     def _must_be_over(self, process: Process, record: TaskRecord) -> None:
         self.checks += 1
         world = self.world
         name = record.plan.name
         if record.expires_ts:
-            early = record.expires_ts - world.site.latest_ms()
+            early = record.expires_ts - self._latest_ms()
             # Between two readings of TIME a process goes by its own clock, which drifts.
             if early > _DRIFT_MS:
                 self.broken(f"{name} expired on {process.identity} {early} ms before its deadline on Redis's clock")

@@ -4,8 +4,20 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+from ..plan import TaskPlan
 from ..verdict import Failure
 from .base import Oracle
+
+_UNSEEN = frozenset({"delete stream", "trim", "destroy group", "delete key", "wrong type", "delete consumers"})
+"""What takes tasks away and no client can see; only the regular audit finds out."""
+
+
+def _goes_by_a_clock(task: TaskPlan) -> bool:
+    """Whether the task may be delayed, or expire."""
+    options = task.options
+    if task.due_at_ms or task.expires_at_ms or options.get("delay_ms") or options.get("expires_in_ms"):
+        return True
+    return len(task.acts) > 1 or task.acts[0].does not in ("succeed", "deaf", "poison")
 
 
 class Progress(Oracle):
@@ -55,13 +67,22 @@ class Progress(Oracle):
 
     def _handles_ms(self) -> int:
         client = self.world.plan.client_settings
-        audits = client.get("audit_interval_ms", 600_000) + client.get("reconnect_audit_ms", 30_000)
+        audits = client.get("reconnect_audit_ms", 30_000)
+        if any(fault.kind in _UNSEEN for fault in self.world.plan.faults):
+            audits += client.get("audit_interval_ms", 600_000)
         waits = client.get("audit_grace_ms", 30_000) + client.get("deadline_wait_ms", 60_000)
         slow = client.get("connect_timeout_ms", 5_000) + client.get("backoff_most_ms", 5_000)
         return audits + 2 * waits + 3 * slow + 3 * client.get("heartbeat_ms", 10_000) + 10_000
 
     def clock_ms(self) -> int:
-        """Delays, and deadlines, move with Redis's clock."""
+        """Delays, and deadlines, move with Redis's clock; leases do not."""
+        plan = self.world.plan
+        if not any(_goes_by_a_clock(task) for task in plan.tasks):
+            return 0
+        return self.steps_ms()
+
+    def steps_ms(self) -> int:
+        """How far all clocks step, together."""
         plan = self.world.plan
         steps = [abs(int(fault.values.get("by_ms", 0))) for fault in plan.faults if fault.kind in ("clock", "wall")]
         steps += [abs(int(fault.values.get("clock_ms", 0))) for fault in plan.faults]

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
+from streamfleet_protocol.effects import ClientClosed
 from streamfleet_protocol.keys import SERVER_GROUP, queue_keys, receiver_key
 
+from ..processes import Process
 from .base import Oracle
 
 
@@ -28,7 +30,7 @@ class Rest(Oracle):
         collect = max(worker.get("collect_interval_ms", 60_000), client.get("collect_interval_ms", 60_000))
         progress = self.world.oracles.progress
         # While Redis's clock has not caught up after a step back, idle times are 0, and tell nothing.
-        return 2 * silence + 10 * collect + progress.recovery_ms() + progress.clock_ms()
+        return 2 * silence + 10 * collect + progress.recovery_ms() + progress.steps_ms()
 
     def closing_bound_ms(self) -> int:
         """How long closing may take, as its timeouts say."""
@@ -88,6 +90,26 @@ class Rest(Oracle):
             if dead:
                 return f"the dead clients {dead} are in the producers of {name}"
         return None
+
+    def client_closed(self, process: Process, effect: ClientClosed) -> None:
+        """With nothing in the way it takes away what was its own, by itself."""
+        world = self.world
+        presence = world.ledger.presences[process.identity]
+        if presence.troubles or world.site.old is not None:
+            return
+        self.checks += 1
+        data = world.site.primary.server.keys.data
+        own = process.identity.encode()
+        left = [receiver_key(process.identity)] if receiver_key(process.identity) in data else []
+        for name in world.plan.queues:
+            keys = queue_keys(name)
+            members: Any = data.get(keys.receivers)
+            left += [keys.receivers] if members is not None and own in members.scores else []
+            fields: Any = data.get(keys.producers) or {}
+            left += [keys.producers] if own in fields or own + b":t" in fields else []
+            left += [keys.connection(process.identity)] if keys.connection(process.identity) in data else []
+        if left:
+            self.broken(f"{process.identity} has closed, and has left something in {left}")
 
     def at_rest(self) -> None:
         """All that was looked at."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 from streamfleet_protocol.effects import ClientClosed, Confirmed, End, Settled
+from streamfleet_protocol.replies import ErrorReply
 
 from ..ledger import TaskRecord
 from ..processes import Process
@@ -47,12 +48,20 @@ class Truth(Oracle):
                 self.broken(f"{name} is said to be canceled unsent, and was in Redis")
         elif effect.end is End.UNKNOWN:
             self._unknown(process, record)
+        elif effect.confirmed and record.stored and record.ended_at < 0:
+            self.broken(f"{name} is said to have expired by a worker's word, and no worker has ended it")
         if effect.end in (End.FAILED, End.EXPIRED) and record.finished_at >= 0:
             self._after_success(record, effect)
 
     def _unknown(self, process: Process, record: TaskRecord) -> None:
-        if not process.closing and not self.world.ledger.losses:
-            self.broken(f"the outcome of {record.plan.name} is said to be unknown, and nothing was lost")
+        if process.closing:
+            return
+        name = record.plan.name
+        ledger = self.world.ledger
+        if not ledger.losses:
+            self.broken(f"the outcome of {name} is said to be unknown, and nothing was lost")
+        if name in ledger.present(self.world.site.primary.server.keys.data):
+            self.broken(f"the outcome of {name} is said to be unknown, and it is in Redis, to be run")
 
     def _after_success(self, record: TaskRecord, effect: Settled) -> None:
         """A success had been settled in Redis when the word came: then the word must be older than it."""
@@ -76,10 +85,19 @@ class Truth(Oracle):
             if missing and not any(record.plan.name in loss.tasks for loss in self.world.ledger.losses):
                 self.broken(f"a flush was answered, and {record.plan.name} never was in Redis")
 
+    def faulted(self, process: Process, error: ErrorReply) -> None:
+        """A person is asked to act only about what a person has done."""
+        self.checks += 1
+        kinds = {fault.kind for fault in self.world.plan.faults}
+        causes = {"WRONGPASS": "credentials", "NOAUTH": "credentials", "WRONGTYPE": "wrong type"}
+        if causes.get(error.code) not in kinds:
+            self.broken(f"{process.identity} says that a person must act, and nobody need: {error.text}")
+
     def client_closed(self, process: Process, effect: ClientClosed) -> None:
         """Every task that was accepted is confirmed, or told of as unsent, or as unknown; and what is told is true."""
         told = {*effect.unsent, *effect.unknown}
-        faultless = all(fault.kind == "close" and not fault.purpose for fault in self.world.plan.faults)
+        presence = self.world.ledger.presences[process.identity]
+        in_time = self.world.now < presence.closing_at + presence.close_ms * 99 // 100 - 2
         for record in self.world.ledger.tasks.values():
             if record.plan.client != process.name or record.incarnation != process.incarnation:
                 continue
@@ -89,8 +107,8 @@ class Truth(Oracle):
                 self.broken(f"{name} is said to be unsent at the close of its client, and was in Redis")
             if record.accepted_at >= 0 and not record.stored and name not in told and not self._is_over(record):
                 self.broken(f"{name} was accepted and never sent, and the close of its client does not tell")
-            if name in told and faultless and record.accepted_at < self.world.now - 1_000:
-                self.broken(f"{name} was not flushed at the close of its client, with nothing in the way")
+            if name in told and in_time:
+                self.broken(f"{name} was given up at the close of its client, with time left")
 
     def _is_over(self, record: TaskRecord) -> bool:
         """Whether its deadline ended it before it was sent; or nobody can tell."""
