@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from .processes import Process
     from .world import World
 
+REFUSED_ELEMENT = "wrong type inside a transaction"
 _HARMLESS = "BUSYGROUP"
 _RECEIVERS = receiver_key("")
 _RENEWALS = ("leases.on_look", "leases.on_renewed")
@@ -255,7 +256,7 @@ class Ledger:
         commands = wire.batch.commands[done - 1 - len(elements) : done - 1]
         for command, element in zip(commands, elements, strict=True):
             if isinstance(element, ErrorReply) and command[0] in (b"XADD", b"ZADD"):
-                loss = Loss("wrong type", self.world.now, frozenset((_task_of(command),)), False)
+                loss = Loss(REFUSED_ELEMENT, self.world.now, frozenset((_task_of(command),)), False)
                 self.losses.append(loss)
                 wire.failed.append(loss)
 
@@ -272,7 +273,7 @@ class Ledger:
             self.losses = [
                 loss
                 for loss in self.losses
-                if loss.kind != "wrong type" or not any(self.tasks[name].plan.queue in wrong for name in loss.tasks)
+                if loss.kind != REFUSED_ELEMENT or not any(self.tasks[name].plan.queue in wrong for name in loss.tasks)
             ]
 
     # Losses.

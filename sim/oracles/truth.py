@@ -7,7 +7,7 @@ from typing import ClassVar
 from streamfleet_protocol.effects import ClientClosed, Confirmed, End, Settled
 from streamfleet_protocol.replies import ErrorReply
 
-from ..ledger import TaskRecord
+from ..ledger import REFUSED_ELEMENT, TaskRecord
 from ..processes import Process
 from .base import Oracle
 
@@ -23,7 +23,7 @@ class Truth(Oracle):
             record = self.world.ledger.tasks.get(task_id)
             self.checks += 1
             # Where another program has replaced the queue's key, nobody can tell whether a batch was applied.
-            unknowable = any(loss.kind == "wrong type" for loss in self.world.ledger.losses)
+            unknowable = any(loss.kind == REFUSED_ELEMENT for loss in self.world.ledger.losses)
             if (record is None or not record.stored) and not unknowable:
                 self.broken(f"{task_id} is said to be confirmed, and never was in Redis")
 

@@ -71,6 +71,7 @@ def xgroup_create(keys: Keyspace, args: Sequence[bytes]) -> Reply:
     if args[3] in stream.groups:
         raise CommandError("BUSYGROUP Consumer Group name already exists")
     stream.groups[args[3]] = Group(last_id)
+    keys.changes += 1
     return OK
 
 
@@ -81,6 +82,7 @@ def xgroup_destroy(keys: Keyspace, args: Sequence[bytes]) -> Reply:
         raise CommandError(_NEEDS_KEY)
     if stream.groups.pop(args[3], None) is None:
         return 0
+    keys.changes += 1
     keys.signal(args[2])
     return 1
 
@@ -91,6 +93,7 @@ def xgroup_createconsumer(keys: Keyspace, args: Sequence[bytes]) -> Reply:
     if args[4] in group.consumers:
         return 0
     group.consumers[args[4]] = Consumer(keys.now, told=keys.now, in_log=True)
+    keys.changes += 1
     return 1
 
 
@@ -99,6 +102,7 @@ def xgroup_delconsumer(keys: Keyspace, args: Sequence[bytes]) -> Reply:
     ids = _find_for_xgroup(keys, args[2], args[3]).drop_consumer(args[4])
     if ids is None:
         return 0
+    keys.changes += 1
     if keys.observer is not None:
         keys.observer.consumer_deleted(args[2], args[3], args[4], [format_id(entry_id) for entry_id in ids])
     return len(ids)
@@ -118,6 +122,8 @@ def xack(keys: Keyspace, args: Sequence[bytes]) -> Reply:
         done += 1
         if keys.observer is not None:
             keys.observer.acknowledged(args[1], args[2], format_id(entry_id), owner)
+    if done:
+        keys.changes += 1
     return done
 
 
@@ -250,6 +256,7 @@ def xclaim(keys: Keyspace, args: Sequence[bytes]) -> Reply:
         group.assign(entry_id, name, consumer, delivered, count)
         consumer.active = keys.now
         consumer.tell(keys.now)
+        keys.changes += 1
         moved = False
         if keys.observer is not None:
             previous = None if old is None else old[0]
@@ -257,6 +264,7 @@ def xclaim(keys: Keyspace, args: Sequence[bytes]) -> Reply:
         claimed.append(format_id(entry_id) if just_id else stream.show(entry_id))
     if moved:  # Nobody is told of the id by a claim, so it is by an XGROUP SETID.
         group.told_read = group.entries_read
+        keys.changes += 1
     return claimed
 
 
@@ -265,6 +273,7 @@ def _drop(keys: Keyspace, key: bytes, group_name: bytes, group: Group, entry_id:
     owner = group.release(entry_id)
     if owner is None:
         return
+    keys.changes += 1
     if keys.version.eager_consumers:
         group.consumers[owner].tell(keys.now)
     if keys.observer is not None:

@@ -60,7 +60,18 @@ def _freeze(value: Value) -> Hashable:
 class Keyspace:
     """The one database of a server."""
 
-    __slots__ = ("blocked", "data", "expires", "next_expiry", "now", "observer", "ready", "version", "watched")
+    __slots__ = (
+        "blocked",
+        "changes",
+        "data",
+        "expires",
+        "next_expiry",
+        "now",
+        "observer",
+        "ready",
+        "version",
+        "watched",
+    )
 
     def __init__(self, version: Version, now: int) -> None:
         self.version = version
@@ -75,6 +86,8 @@ class Keyspace:
         self.ready: dict[bytes, None] = {}
         """Keys whose blocked readers are to be looked at after this command, in order of their signals."""
         self.observer: Observer | None = None
+        self.changes = 0
+        """Grows with each change that replicas are told of."""
 
     # Values of one type. A wrong type is an error; a missing key is None.
 
@@ -110,6 +123,7 @@ class Keyspace:
 
     def touch(self, key: bytes) -> None:
         """The key changed, as WATCH sees it. Group operations do not come here: WATCH is blind to them."""
+        self.changes += 1
         watchers = self.watched.get(key)
         if watchers:
             for watcher in watchers:
@@ -145,6 +159,7 @@ class Keyspace:
 
     def clear(self) -> None:
         """FLUSHALL."""
+        self.changes += 1
         for key in list(self.data):
             self.delete(key)
 

@@ -161,9 +161,12 @@ def deliver(keys: Keyspace, key: bytes, stream: Stream, group: Group, request: R
         if not request.noack:
             group.assign(entry_id, request.consumer, consumer, now, 1)
             consumer.active = now
-    if found and not request.noack:
+    if not found:
+        return found
+    keys.changes += 1
+    if not request.noack:
         consumer.tell(now)
-    if found and (request.noack or keys.version.tells_reads):
+    if request.noack or keys.version.tells_reads:
         group.told_read = group.entries_read
     return found
 
@@ -175,6 +178,7 @@ def _reader(keys: Keyspace, group: Group, request: ReadRequest) -> Consumer:
         consumer = group.consumers[request.consumer] = Consumer(keys.now)
         if request.noack:
             consumer.tell(keys.now)
+            keys.changes += 1
     consumer.seen = keys.now
     return consumer
 

@@ -13,7 +13,8 @@ from .gate import Flag, Mode, mode_text, refusing_mode
 from .keyspace import Frozen, Keyspace, Snapshot, freeze
 from .observer import Observer
 from .propagation import replay_of, replica_of, tell_all
-from .replies import QUEUED, Outcome, Reply
+from .replicas import Replicas
+from .replies import BLOCKED, QUEUED, Outcome, Reply
 from .session import end_transaction, forget_watches, judged_queue, refuse_exec
 from .slots import Slots
 from .table import Command, Table, build_table, find
@@ -112,12 +113,11 @@ class ModelServer:
         self.version: Version = VERSIONS[version]
         self.modes = 0
         self.maxmemory_policy = "noeviction"
-        self.replicas = 0
-        """What WAIT answers."""
         self.cluster: Slots | None = None
         """What this node of a cluster knows of the slots; None: a server on its own."""
         self.keys = Keyspace(self.version, clock_ms)
-        self.readers = Readers(self.keys, self._refuse_again)
+        self.replica_state = Replicas()
+        self.readers = Readers(self.keys, self.replica_state, self._refuse_again)
         self.connections: dict[int, Connection] = {}
         self._table = _table(self.version.busy_allows_select)
         self._last_connection = 0
@@ -177,6 +177,7 @@ class ModelServer:
         forget_watches(self, connection)
         self.readers.remove(connection.id)
         self.connections.pop(connection.id, None)
+        self.replica_state.written.pop(connection.id, None)
 
     # Commands.
 
@@ -206,7 +207,10 @@ class ModelServer:
             if not connection.failed and not connection.dirty:
                 connection.queue.append((command, words))
             return QUEUED
-        reply = self.run(connection, command, words)
+        if self.replica_state.lagging:
+            reply = self._run_noting_changes(connection, command, words)
+        else:
+            reply = self.run(connection, command, words)
         if self.keys.ready:
             self._serve()
         return reply
@@ -220,6 +224,17 @@ class ModelServer:
             return command.on_session(self, connection, words)
         except CommandError as error:
             return error.reply
+
+    def _run_noting_changes(self, connection: Connection, command: Command, words: list[bytes]) -> Outcome:
+        """While a replica lags: WAIT has to know what a connection has written, or in 7.0 what was before it."""
+        before = self.keys.changes
+        reply = self.run(connection, command, words)
+        changes = self.keys.changes
+        if changes != before or not self.version.reexecutes:
+            self.replica_state.written[connection.id] = changes
+        if reply is BLOCKED and command.name == "wait":
+            self.keys.changes += 1  # The replicas are asked for acknowledgements in the stream of changes.
+        return reply
 
     def _refuse(self, connection: Connection, command: Command) -> ErrorReply | None:
         if command.name == "exec":
@@ -274,6 +289,32 @@ class ModelServer:
         if self.keys.ready:
             self.readers.serve()
 
+    # Replicas.
+
+    @property
+    def replicas(self) -> int:
+        """How many replicas are attached. Those that come are in step; those that go are the ones that lag."""
+        return self.replica_state.attached
+
+    @replicas.setter
+    def replicas(self, count: int) -> None:
+        self.replica_state.attached = count
+        self.readers.acknowledge()
+
+    @property
+    def replicas_in_step(self) -> int:
+        """How many of them acknowledge each change at once.
+
+        The others have acknowledged what was there when they fell behind, and get no further till they are in step
+        again. ValueError for more than are attached.
+        """
+        return self.replica_state.attached - len(self.replica_state.lagging)
+
+    @replicas_in_step.setter
+    def replicas_in_step(self, count: int) -> None:
+        self.replica_state.set_in_step(count, self.keys.changes)
+        self.readers.acknowledge()
+
     # Slots of a cluster.
 
     def redirect_blocked(self) -> None:
@@ -284,7 +325,7 @@ class ModelServer:
         if self.cluster is None:
             return
         for number, reader in list(self.readers.by_connection.items()):
-            error = self.cluster.eviction(reader.request.keys[0])
+            error = self.cluster.eviction(reader.request.keys[0]) if isinstance(reader, Reader) else None
             if error is not None:
                 self.readers.answer(number, error)
 

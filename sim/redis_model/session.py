@@ -155,10 +155,19 @@ def info(server: ModelServer, connection: Connection, args: Sequence[bytes]) -> 
 
 def wait(server: ModelServer, connection: Connection, args: Sequence[bytes]) -> Outcome:
     """WAIT: answers at once with the number of replicas that the test says have everything."""
-    parse_int(args[1])
-    if parse_int(args[2], "ERR timeout is not an integer or out of range") < 0:
+    if server.readonly:
+        raise CommandError(server.version.no_wait)
+    wanted = parse_int(args[1])
+    timeout = parse_int(args[2], "ERR timeout is not an integer or out of range")
+    if timeout < 0:
         raise CommandError("ERR timeout is negative")
-    return server.replicas
+    replicas = server.replica_state
+    offset = replicas.written.get(connection.id, 0)
+    acknowledged = replicas.acknowledged(offset)
+    if acknowledged >= wanted or connection.executing:
+        return acknowledged
+    server.readers.wait(connection.id, timeout, wanted, offset)
+    return BLOCKED
 
 
 def select(server: ModelServer, connection: Connection, args: Sequence[bytes]) -> Outcome:
@@ -192,4 +201,4 @@ def client_unblock(server: ModelServer, connection: Connection, args: Sequence[b
         raise CommandError("ERR CLIENT UNBLOCK reason should be TIMEOUT or ERROR")
     other = parse_int(args[2])
     error = ErrorReply("UNBLOCKED client unblocked via CLIENT UNBLOCK")
-    return int(server.readers.answer(other, error if reason == b"ERROR" else None))
+    return int(server.readers.answer(other, error) if reason == b"ERROR" else server.readers.time_out(other))

@@ -31,6 +31,8 @@ class Version:
     """A deleted id counts for the lag even where it is below the first entry that is left."""
     shortest_floats: bool
     """Scores as the shortest text that reads back; before, 17 digits."""
+    no_wait: str
+    """The error of WAIT on a replica."""
     tells_reads: bool
     """Replicas and the append-only file learn entries_read with each read, not only with those with NOACK."""
     forgets_failed: bool
@@ -40,6 +42,11 @@ class Version:
     mentions_last: bool
     """An error text of XREAD mentions the id `+`, which 7.0 has not."""
 
+
+_NO_WAIT = (
+    "ERR WAIT cannot be used with replica instances. Please also note that {}if a replica is configured to be "
+    "writable (which is not the default) writes to replicas are just local and are not propagated."
+)
 
 VERSIONS: dict[VersionName, Version] = {
     "redis7": Version(
@@ -53,6 +60,7 @@ VERSIONS: dict[VersionName, Version] = {
         lag_by_content=False,
         strict_tombstones=False,
         shortest_floats=False,
+        no_wait=_NO_WAIT.format("since Redis 4.0 "),
         tells_reads=False,
         forgets_failed=False,
         asks_at_exec=False,
@@ -69,6 +77,7 @@ VERSIONS: dict[VersionName, Version] = {
         lag_by_content=True,
         strict_tombstones=True,
         shortest_floats=True,
+        no_wait=_NO_WAIT.format("since Redis 4.0 "),
         tells_reads=True,
         forgets_failed=False,
         asks_at_exec=False,
@@ -85,6 +94,7 @@ VERSIONS: dict[VersionName, Version] = {
         lag_by_content=False,
         strict_tombstones=True,
         shortest_floats=True,
+        no_wait=_NO_WAIT.format(""),
         tells_reads=True,
         forgets_failed=True,
         asks_at_exec=True,
