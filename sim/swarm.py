@@ -8,6 +8,7 @@ again and again; the others are wide.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 from .draws import Draws
@@ -46,28 +47,48 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "credentials": ("credentials",),
 }
 """Kinds of faults that are switched on and off together."""
-PATTERNS: dict[str, tuple[str, ...]] = {
-    "zombie": ("freeze",),
-    "late": ("cut late",),
-    "lost": ("cut lost", "cut lost", "cut prefix", "cut before"),
-    "death": ("kill",),
-    "loss": ("flush", "rollback", "restart lossy", "failover"),
-    "refusal": ("oom", "oom", "loading", "demote", "misconf", "noreplicas", "busy", "masterdown"),
-    "operator": (*GROUPS["operators"], "delete receiver", "delete receiver", "wrong type", "wrong type", "bad entry"),
-    "outage": ("restart", "pause", "silence", "mute", "deaf", "refuse", "stall", "break"),
-    "closing": ("close", "close", "cut lost", "cut late", "kill"),
-    "clock": ("clock",),
-}
-"""What a duel does again and again, mostly at one or two sections of the protocol."""
-_PATTERN_NAMES = (
-    *("zombie", "zombie", "zombie", "zombie", "late", "late", "late", "lost", "lost", "death", "loss", "loss"),
-    *("refusal", "refusal", "operator", "operator", "outage", "closing", "clock", "clock"),
-)
 _GUARDED = (
     *("leases.on_renewed", "leases.on_renewed", "conclusions.on_replaced", "conclusions.on_replaced"),
     *("conclusions.on_answer", "reclaim.on_claimed", "reclaim.on_question", "settlement.on_plain"),
     *("settlement.on_tracked", "promotion.on_moved", "intake.on_read", "leases.on_look", "missing.on_adopted"),
 )
+_BATCH = ("outbox.on_batch",)
+_WORDS = ("settlement.on_tracked", "settlement.on_tracked", "receiver.on_made", "heartbeat.on_beat", "receiver.on_read")
+
+
+@dataclass(frozen=True, slots=True)
+class Pattern:
+    """What a duel does again and again, mostly at one or two sections of the protocol."""
+
+    kinds: tuple[str, ...]
+    weight: int
+    targets: tuple[str, ...] = ()
+    """Sections to aim at; without, those of either side."""
+    split_percent: int = -1
+    """Where it needs batches that arrive in two parts."""
+
+
+PATTERNS: dict[str, Pattern] = {
+    "zombie": Pattern(("freeze",), 5, _GUARDED),
+    "late": Pattern(("cut late",), 2),
+    "late batch": Pattern(("cut late", "cut late", "cut lost"), 2, _BATCH),
+    "lost": Pattern(("cut lost", "cut lost", "cut prefix", "cut before"), 3),
+    "death": Pattern(("kill",), 1),
+    "loss": Pattern(("flush", "rollback", "restart lossy", "failover"), 2),
+    "flush": Pattern(("flush",), 1, _BATCH, split_percent=100),
+    "rollbacks": Pattern(("rollback", "rollback", "rollback", "cut lost"), 1, _BATCH),
+    "refusal": Pattern(("oom", "oom", "loading", "demote", "misconf", "noreplicas", "busy", "masterdown"), 2),
+    "operator": Pattern((*GROUPS["operators"], "delete receiver", "wrong type", "bad entry"), 2),
+    "words": Pattern(
+        ("delete receiver", "delete receiver", "delete receiver", "cut lost", "break", "refuse", "clock"), 3, _WORDS
+    ),
+    "types": Pattern(("wrong type", "wrong type", "cut lost"), 1, ("outbox.on_batch", "promotion.on_moved")),
+    "outage": Pattern(("restart", "pause", "silence", "mute", "deaf", "refuse", "stall", "break"), 1),
+    "closing": Pattern(("close", "close", "cut lost", "cut late", "kill"), 2),
+    "clock": Pattern(("clock",), 2),
+    "clock and death": Pattern(("clock", "kill", "freeze"), 1),
+}
+_BY_WEIGHT = tuple(name for name, pattern in PATTERNS.items() for _ in range(pattern.weight))
 
 
 def make_plan(seed: int) -> Plan:
@@ -95,10 +116,10 @@ class _Maker:
         self.workers = [f"w{n}" for n in range(1, 1 + self.worker_count)]
         self.clients = [f"c{n}" for n in range(1, 1 + self.client_count)]
         self.groups = self._groups()
-        self.patterns = [draws.pick(_PATTERN_NAMES, "pattern", n) for n in range(draws.pick((1, 1, 1, 2), "patterns"))]
+        self.patterns = [draws.pick(_BY_WEIGHT, "pattern", n) for n in range(draws.pick((1, 1, 1, 2), "patterns"))]
         """What a duel is about."""
         sides = (_GUARDED, _GUARDED, WORKER_PURPOSES, CLIENT_PURPOSES, CLIENT_PURPOSES)
-        purposes = _GUARDED if self.patterns[0] == "zombie" else draws.pick(sides, "side")
+        purposes = PATTERNS[self.patterns[0]].targets or draws.pick(sides, "side")
         self.targets = [draws.pick(purposes, "target", n) for n in range(draws.pick((1, 1, 2), "targets"))]
         """What its faults aim at."""
 
@@ -126,7 +147,7 @@ class _Maker:
             queues=self.queues,
             latency_ms=draws.pick((0, 1, 1, 1, 3, 10), "latency"),
             jitter_ms=draws.pick((0, 0, 1, 2, 5, 20), "jitter"),
-            split_percent=draws.pick((0, 0, 5, 30, 100), "split"),
+            split_percent=self._split_percent(),
             workers=workers,
             clients=clients,
             tasks=self._tasks(worker_settings),
@@ -136,6 +157,10 @@ class _Maker:
             client_settings=client_settings,
             worker_settings=worker_settings,
         )
+
+    def _split_percent(self) -> int:
+        wanted = PATTERNS[self.patterns[0]].split_percent if self.duel else -1
+        return wanted if wanted >= 0 else self.draws.pick((0, 0, 5, 30, 100), "split")
 
     # Settings.
 
@@ -218,7 +243,7 @@ class _Maker:
             "slow": draws.pick((0, 40, 80) if self.duel else (0, 10, 40), "slow"),
             "tracked": draws.pick((0, 50, 50, 100), "tracked"),
             "delays": draws.pick((0, 0, 30, 60), "delays"),
-            "deadlines": draws.pick((0, 0, 30, 60), "deadlines"),
+            "deadlines": draws.pick((0, 30, 60) if "words" in self.patterns else (0, 0, 30, 60), "deadlines"),
             "bursts": draws.pick((0, 1), "bursts"),
             "poison": draws.pick((0, 0, 0, 3), "poison"),
         }
@@ -301,7 +326,9 @@ class _Maker:
             draws = self.draws.under("duel", pattern, place)
             for n in range(1, 1 + draws.pick((1, 2, 3, 4, 6), "count")):
                 one = draws.under(n)
-                faults.append(self._fault(f"{pattern}-{place}-{n}", one.pick(PATTERNS[pattern], "kind"), one, worker))
+                faults.append(
+                    self._fault(f"{pattern}-{place}-{n}", one.pick(PATTERNS[pattern].kinds, "kind"), one, worker)
+                )
         for group in self.groups if not self.duel else ():
             draws = self.draws.under("faults", group)
             count = draws.pick((1, 2, 4, 8), "count")
@@ -342,7 +369,7 @@ class _Maker:
             values["by_ms"] = draws.pick((20, 100, renew // 3, renew), "by")
         elif kind in ("loading", "demote", "oom", "busy", "misconf", "noreplicas", "masterdown", "credentials"):
             for_ms = draws.pick((short, short, long), "for")
-        if self.duel and (kind == "freeze" or kind in PATTERNS["refusal"]):
+        if self.duel and (kind == "freeze" or kind in PATTERNS["refusal"].kinds):
             for_ms = draws.pick((renew, lease, lease + renew, lease + 2 * renew, 2 * lease), "duel for")
         self._values(kind, draws, values, lease=lease, lossy=lossy)
         if kind == "cut" and detail:

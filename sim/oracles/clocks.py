@@ -104,7 +104,8 @@ class Clocks(Oracle):
             if early > _DRIFT_MS:
                 self.broken(f"{name} expired on {process.identity} {early} ms before its deadline on Redis's clock")
         elif record.plan.options.get("expires_in_ms"):
-            early = record.accepted_at + record.plan.options["expires_in_ms"] * 999 // 1000 - 2 - world.now
+            ahead = world.site.latest_ms() - EPOCH_MS - world.now
+            early = record.accepted_at + record.plan.options["expires_in_ms"] * 999 // 1000 - 2 - world.now - ahead
             if early > 0:
                 self.broken(f"{name} expired unsent {early} ms before its time")
         elif not record.plan.expires_at_ms:

@@ -69,7 +69,8 @@ class Progress(Oracle):
         client = self.world.plan.client_settings
         audits = client.get("reconnect_audit_ms", 30_000)
         if any(fault.kind in _UNSEEN for fault in self.world.plan.faults):
-            audits += client.get("audit_interval_ms", 600_000)
+            # A handle is audited when it is older than the interval, at the next turn.
+            audits += 2 * client.get("audit_interval_ms", 600_000)
         waits = client.get("audit_grace_ms", 30_000) + client.get("deadline_wait_ms", 60_000)
         slow = client.get("connect_timeout_ms", 5_000) + client.get("backoff_most_ms", 5_000)
         return audits + 2 * waits + 3 * slow + 3 * client.get("heartbeat_ms", 10_000) + 10_000

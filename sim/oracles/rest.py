@@ -79,6 +79,10 @@ class Rest(Oracle):
         for identity in self.world.ledger.presences:
             if identity.encode() not in alive and receiver_key(identity) in data:
                 return f"the receiver stream of the dead client {identity} is there"
+            stream: Any = data.get(receiver_key(identity))
+            # A word that a rollback has brought back lies there until the next connection.
+            if stream is not None and stream.entries and not self.world.ledger.losses:
+                return f"{len(stream.entries)} words are in the receiver stream of {identity}, and were read"
         for name in self.world.plan.queues:
             keys = queue_keys(name)
             members: Any = data.get(keys.receivers)
