@@ -153,7 +153,6 @@ class Readers:
             request = reader.request
             if request.group is None and not isinstance(keys.data.get(key), Stream):
                 continue
-            changes = keys.changes
             reply: Reply = self._refusal(reader)
             if reply is None:
                 try:
@@ -165,8 +164,6 @@ class Readers:
                 self.by_connection[reader.connection] = self.by_connection.pop(reader.connection)
             else:
                 self.answer(reader.connection, reply)
-            if self._replicas.lagging and keys.changes != changes:
-                self._replicas.written[reader.connection] = keys.changes
 
     def _serve_one_key(self, key: bytes, readers: list[Reader]) -> None:
         """7.0: each reader gets the stream that woke it; readers of a group learn that the stream is gone."""

@@ -154,7 +154,7 @@ def info(server: ModelServer, connection: Connection, args: Sequence[bytes]) -> 
 
 
 def wait(server: ModelServer, connection: Connection, args: Sequence[bytes]) -> Outcome:
-    """WAIT: answers at once with the number of replicas that the test says have everything."""
+    """WAIT: how many replicas have what this connection has written; it waits for the number that is wanted."""
     if server.readonly:
         raise CommandError(server.version.no_wait)
     wanted = parse_int(args[1])

@@ -668,9 +668,7 @@ def test_refusals(debug_pair: Pair, state: str) -> None:
     ):
         pair.run(0, line)
     tried = EVERY_COMMAND
-    if state in ("readonly", "masterdown"):  # A replica has no WAIT; the model's states know no replica.
-        tried = [line for line in tried if not line.startswith("WAIT")]
-    elif state == "loading":  # Servers answer slowly meanwhile, so one command for each set of flags.
+    if state == "loading":  # Servers answer slowly meanwhile, so one command for each set of flags.
         tried = ["SET k x", "GET k", "XACK s g 1-1", *tried[tried.index("WATCH k") :]]
     # Connections with one queued command each: what EXEC answers when the state comes in between.
     queued = range(len(tried))
@@ -787,6 +785,7 @@ def test_closed_reader_gets_nothing() -> None:
 
 def test_restart_keeps_data_and_absolute_times() -> None:
     server, connection = model(*PENDING, "SET k x PX 5000", "HSET h f v", "ZADD z 1 m", "WATCH k", "MULTI")
+    server.tell_all()
     saved = server.snapshot()
     run_id = server.run_id
     ask(connection, "XADD s * f lost")
