@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from .site import Host
     from .world import World
 
-_PROCESSES = ("process", "worker", "client")
+_PROCESSES = ("process", "worker")
 
 Values = dict[str, tuple[int, int] | tuple[str, ...]]
 

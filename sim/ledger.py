@@ -140,6 +140,8 @@ class Ledger:
         """By stream and entry: when its pending record was last given to its owner, or renewed."""
         self.entries: dict[tuple[bytes, bytes], TaskRecord] = {}
         """By stream and entry."""
+        self.known_late: dict[tuple[str, int], int] = {}
+        """By task id and retries: when a worker learned that it had put that in behind a settled success."""
         self.delayed: dict[tuple[str, int], int] = {}
         """By task id and retries: the score of its member in a delayed set."""
         self.observer = LedgerObserver(self)
@@ -235,6 +237,9 @@ class Ledger:
         wire.stored = []
         for loss in wire.failed:
             self.losses.remove(loss)
+        for late in wire.late_successors:
+            self.known_late[late] = now
+        wire.late_successors = []
         if "outbox.on_armed" in purposes:
             self._forget_what_shows()
         wire.failed = []
@@ -379,7 +384,12 @@ class LedgerObserver(Observer):
 
     def _stored(self, record: TaskRecord, retries: int, fields: Fields) -> None:
         wire = self.ledger.acting
-        if wire is not None and not wire.process.is_worker:
+        if wire is None:
+            return
+        if wire.process.is_worker:
+            if record.finished_at >= 0 and wire.batch is not None and "conclusions.on_replaced" in wire.batch.purposes:
+                wire.late_successors.append((record.plan.name, retries))
+        else:
             deadline = raw_field(fields, b"expires_ts")
             record.expires_ts = int(deadline) if deadline.isdigit() else 0
             record.stored.append((self.ledger.world.now, retries))

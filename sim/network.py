@@ -41,6 +41,7 @@ class Wire:
         "incarnation",
         "lane",
         "late",
+        "late_successors",
         "lose_reply",
         "open",
         "process",
@@ -75,6 +76,8 @@ class Wire:
         """To be executed when the next connection of the lane stands."""
         self.failed: list[Loss] = []
         """Tasks that a transaction of the batch in flight has failed to put where they go."""
+        self.late_successors: list[tuple[str, int]] = []
+        """Successors that the batch in flight has put in behind a success that had been settled."""
         self.stored: list[tuple[str, int]] = []
         """Tasks that the batch in flight has put into Redis."""
 
@@ -161,6 +164,7 @@ class Network:
         wire.replies = []
         wire.stored = []
         wire.failed = []
+        wire.late_successors = []
         wire.lose_reply = False
         cut = world.faults.cut_for(process, batch) if world.faults.cuts else None
         if wire.silent or world.faults.is_mute(process):

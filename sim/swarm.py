@@ -2,18 +2,19 @@
 
 Swarm testing (Groce et al., 2012): what is always on masks what is rare, so each run leaves most kinds out, and draws
 how strong the others are. One run in twelve has no fault at all, for the oracles that only a faultless run can judge.
-Two runs in three are duels: few processes, a rich workload, and faults that aim at one or two sections of the protocol
-again and again; the others are wide.
+Three runs in ten are scripts (`scripts.py`), four are duels: few processes, a rich workload, and faults that aim at one
+or two sections of the protocol again and again. The others are wide.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from .draws import Draws
 from .faults import BAD_ENTRIES, CATALOGUE
 from .plan import Act, FaultPlan, Plan, ProcessPlan, TaskPlan
+from .scripts import SCRIPTS, Stage
 
 _VERSIONS = ("redis7", "redis8", "valkey9")
 _FAULTLESS_PERCENT = 8
@@ -103,15 +104,18 @@ class _Maker:
     def __init__(self, seed: int, draws: Draws) -> None:
         self.seed = seed
         self.draws = draws
-        self.duel = draws.happens(65, "duel")
+        kind = draws.below(100, "kind")
+        self.script = SCRIPTS[draws.pick(tuple(SCRIPTS), "script")] if kind < 30 else None
+        self.duel = kind < 70
         self.renew_ms = draws.pick((600, 900, 1_500, 2_000), "renew")
         self.lease_ms = self.renew_ms * draws.pick((4, 4, 5, 6), "lease")
         self.length_ms = self.lease_ms * draws.pick((1, 2, 2, 3) if self.duel else (1, 2, 3, 4, 6), "length")
         queues = (1, 1, 1, 1, 1, 2) if self.duel else (1, 1, 1, 2, 2, 3, 5)
         workers = (1, 1, 2, 2, 2, 2, 3) if self.duel else (1, 2, 3, 3, 4, 5, 8, 12)
         clients = (1, 1, 1, 2) if self.duel else (1, 1, 2, 2, 3, 4)
-        self.queues = tuple(f"q{n}" for n in range(1, 1 + draws.pick(queues, "queues")))
-        self.worker_count = draws.pick(workers, "workers")
+        fixed = self.script.plan if self.script is not None else {}
+        self.queues = tuple(f"q{n}" for n in range(1, 1 + fixed.get("queues", draws.pick(queues, "queues"))))
+        self.worker_count = fixed.get("workers", draws.pick(workers, "workers"))
         self.client_count = draws.pick(clients, "clients")
         self.workers = [f"w{n}" for n in range(1, 1 + self.worker_count)]
         self.clients = [f"c{n}" for n in range(1, 1 + self.client_count)]
@@ -125,7 +129,7 @@ class _Maker:
 
     def _groups(self) -> list[str]:
         draws = self.draws.under("groups")
-        if draws.happens(_FAULTLESS_PERCENT, "none"):
+        if self.script is None and draws.happens(_FAULTLESS_PERCENT, "none"):
             return []
         if self.duel:
             return ["duel"]
@@ -140,13 +144,14 @@ class _Maker:
         workers = tuple(self._process(name, worker=True) for name in self.workers)
         clients = tuple(self._process(name, worker=False) for name in self.clients)
         faults = self._faults(worker_settings)
+        fixed = self.script.plan if self.script is not None else {}
         victims = [name for name in self.workers[1:] if draws.happens(15, "gone", name)] if faults else []
         return Plan(
             seed=self.seed,
             version=draws.pick(_VERSIONS, "version"),
             queues=self.queues,
-            latency_ms=draws.pick((0, 1, 1, 1, 3, 10), "latency"),
-            jitter_ms=draws.pick((0, 0, 1, 2, 5, 20), "jitter"),
+            latency_ms=fixed.get("latency_ms", draws.pick((0, 1, 1, 1, 3, 10), "latency")),
+            jitter_ms=fixed.get("jitter_ms", draws.pick((0, 0, 1, 2, 5, 20), "jitter")),
             split_percent=self._split_percent(),
             workers=workers,
             clients=clients,
@@ -159,6 +164,8 @@ class _Maker:
         )
 
     def _split_percent(self) -> int:
+        if self.script is not None and "split_percent" in self.script.plan:
+            return self.script.plan["split_percent"]
         wanted = PATTERNS[self.patterns[0]].split_percent if self.duel else -1
         return wanted if wanted >= 0 else self.draws.pick((0, 0, 5, 30, 100), "split")
 
@@ -193,11 +200,12 @@ class _Maker:
         }
         if settings["page"] < 3 and self.worker_count > 3:
             settings["page"] = 3
-        return settings
+        return settings | (self.script.worker if self.script is not None else {})
 
     def _client_settings(self) -> dict[str, int]:
         draws = self.draws.under("client settings")
-        heartbeat = draws.pick((500, 1_000, 3_000), "heartbeat")
+        fixed = self.script.client if self.script is not None else {}
+        heartbeat = fixed.get("heartbeat_ms", draws.pick((500, 1_000, 3_000), "heartbeat"))
         return {
             "heartbeat_ms": heartbeat,
             "retention_ms": heartbeat * draws.pick((3, 10, 10), "retention"),
@@ -216,7 +224,7 @@ class _Maker:
             "silence_ms": 6 * self.lease_ms,
             "producer_silence_ms": 8 * self.lease_ms,
             "collect_interval_ms": draws.pick((2_000, 5_000), "collect"),
-        }
+        } | fixed
 
     def _process(self, name: str, *, worker: bool) -> ProcessPlan:
         draws = self.draws.under("process", name)
@@ -247,6 +255,9 @@ class _Maker:
             "bursts": draws.pick((0, 1), "bursts"),
             "poison": draws.pick((0, 0, 0, 3), "poison"),
         }
+        if self.script is not None:
+            mood |= self.script.mood
+            count = mood.get("count", count)
         return tuple(self._task(f"t{n}", mood, worker_settings) for n in range(1, count + 1))
 
     def _task(self, name: str, mood: dict[str, int], worker: dict[str, int]) -> TaskPlan:
@@ -259,7 +270,7 @@ class _Maker:
             "retry_backoff": draws.pick((100, 200), "backoff"),
             "retry_delay_max_ms": 3_000,
         }
-        acts = self._acts(draws, mood, worker)
+        acts = self._scripted_acts(draws) or self._acts(draws, mood, worker)
         tail = draws.pick((-1, -1, 0, 1, 3), "max retries")
         if acts[-1].does not in ("succeed", "deaf"):
             tail = max(tail, 0)
@@ -285,6 +296,16 @@ class _Maker:
             flush=draws.happens(10, "flush"),
             options=options,
             expires_at_ms=expires_at,
+        )
+
+    def _scripted_acts(self, draws: Draws) -> tuple[Act, ...]:
+        script = self.script
+        if script is None:
+            return ()
+        tenth = self.lease_ms // 10
+        return tuple(
+            Act(does, leases * tenth + draws.below(tenth, "act", n))
+            for n, (does, leases) in enumerate(zip(script.acts, script.run_leases, strict=True))
         )
 
     def _acts(self, draws: Draws, mood: dict[str, int], worker: dict[str, int]) -> tuple[Act, ...]:
@@ -322,6 +343,8 @@ class _Maker:
 
     def _faults(self, worker: dict[str, int]) -> tuple[FaultPlan, ...]:
         faults: list[FaultPlan] = []
+        if self.script is not None:
+            return self._scripted()
         for place, pattern in enumerate(self.patterns if self.groups == ["duel"] else ()):
             draws = self.draws.under("duel", pattern, place)
             for n in range(1, 1 + draws.pick((1, 2, 3, 4, 6), "count")):
@@ -338,6 +361,18 @@ class _Maker:
                 one = draws.under(n)
                 kind = one.pick(GROUPS[group], "kind")
                 faults.append(self._fault(f"{group}-{n}", kind, one, worker))
+        return tuple(sorted(faults, key=lambda fault: (fault.at_ms, fault.name)))
+
+    def _scripted(self) -> tuple[FaultPlan, ...]:
+        assert self.script is not None
+        draws = self.draws.under("script faults")
+        stage = Stage(self.workers, self.clients, self.queues, self.lease_ms, self.renew_ms)
+        faults: list[FaultPlan] = []
+        for scene in range(draws.pick((1, 1, 2, 3), "scenes")):
+            one = draws.under(scene)
+            at = one.below(self.length_ms * 2 // 3, "at")
+            found = self.script.faults(stage, one, at)
+            faults += [replace(fault, name=f"scene-{scene}-{n}") for n, fault in enumerate(found)]
         return tuple(sorted(faults, key=lambda fault: (fault.at_ms, fault.name)))
 
     def _fault(self, name: str, kind: str, draws: Draws, worker: dict[str, int]) -> FaultPlan:

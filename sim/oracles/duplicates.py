@@ -12,6 +12,9 @@ from ..network import Wire
 from ..processes import Process
 from .base import Oracle
 
+_ROUND_TRIPS_MS = 200
+"""So long a successor that turns out to be one too many may stand."""
+
 
 class Duplicates(Oracle):
     """No attempt is started twice without a reason that G3 lists; no client stores a task twice."""
@@ -23,6 +26,12 @@ class Duplicates(Oracle):
         if record is None:
             return
         self.checks += 1
+        known = self.world.ledger.known_late.get((record.plan.name, run.retries))
+        if known is not None and self.world.now > known + _ROUND_TRIPS_MS and not self.world.ledger.losses:
+            self.broken(
+                f"{record.plan.name} runs again (attempt {run.retries + 1}): its success was settled at "
+                f"{record.finished_at} ms, a worker has learned at {known} ms that its retry came later, and left it"
+            )
         again = False
         for earlier in record.runs:
             if earlier.retries == run.retries or earlier.outcome == "succeeded":

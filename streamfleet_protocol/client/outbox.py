@@ -213,7 +213,8 @@ class Outbox:
     def _command(self, queue: QueueOutbox, task: Outgoing, redis_ms: int) -> Command:
         fields = task.fields
         assert fields is not None
-        if task.due_ts > redis_ms:
+        task.delayed = task.due_ts > redis_ms
+        if task.delayed:
             return commands.sorted_add(queue.keys.delayed, task.due_ts, pack_member(fields))
         return commands.append(queue.keys.stream, fields)
 

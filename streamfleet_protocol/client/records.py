@@ -34,6 +34,8 @@ class Outgoing:
     """The entry as it is sent; fixed when it is sent for the first time."""
     due_ts: int = 0
     expires_ts: int = 0
+    delayed: bool = False
+    """When it was sent last it went to the delayed set, not to the stream."""
     written: bool = False
     """It was in a batch that was given to a connection."""
     settled: bool = False
@@ -116,9 +118,9 @@ class QueueOutbox:
         if self.in_flight is None or not any(wrong):
             return
         number, tasks = self.in_flight.number, self.in_flight.tasks
-        kept = tuple(task for task in tasks if not wrong[bool(task.due_ts)])
+        kept = tuple(task for task in tasks if not wrong[task.delayed])
         self.in_flight = SentBatch(number, kept) if kept else None
-        self.put_back(task for task in tasks if wrong[bool(task.due_ts)])
+        self.put_back(task for task in tasks if wrong[task.delayed])
 
     def first_over_at(self, clock: RedisClock) -> int:
         """The own time from which the first waiting task need not be sent any more."""
