@@ -103,15 +103,15 @@ bump = commands.touch(keys.fence) if queue.index == 0 else commands.get(keys.fen
         ),
     ),
     Mutant(
-        "renews-at-every-third-look",
+        "renews-once-a-lease",
         "finding 2.4d",
-        "A lease is little more than the time between two renewals: a refusal of less than one is a lost lease.",
+        "A lease is no longer than the time between two renewals: the least disturbance of one is a lost lease.",
         (
             Edit(
                 "server.leases",
                 _MINE,
                 """\
-        late = now - look.renewed_at > 5 * self.settings.renew_interval_ms // 2
+        late = now - look.renewed_at > 7 * self.settings.renew_interval_ms // 2
         if mine and late and self.setup.is_fenced(sent.queue):
 """,
             ),
