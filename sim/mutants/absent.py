@@ -12,6 +12,11 @@ NOT_HERE: tuple[tuple[str, str], ...] = (
         "finding 2.4, the age from sending to answer",
         "with a lease of four intervals or more, which the settings demand, the search found no difference",
     ),
+    (
+        "finding 2.3, an ending sent again without a new WATCH",
+        "what is mine is renewed right before an ending asks, so that nobody can take it over before the repetition; for "
+        "renewals the same defect is the mutant aborted-renewal-sent-again",
+    ),
     ("go b", "XAUTOCLAIM is never used; its endless retry without a pause is the mutant no-back-off"),
     ("go i", "commands over several slots exist only in a cluster, which these machines do not speak yet"),
     ("go N7", "no channel to send on after a close: a closed machine answers with Rejected"),

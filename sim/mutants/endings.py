@@ -66,29 +66,6 @@ ENDINGS = (
         (_unfenced("HAND_BACK", hand_back=True),),
     ),
     Mutant(
-        "aborted-ending-sent-again",
-        "finding 2.3; finding 15",
-        "An ending that was aborted is repeated as it was, with no WATCH and no question.",
-        (
-            Edit(
-                "server.conclusions",
-                _NOT_OK,
-                """\
-        index, need, steps = context
-        if isinstance(outcome, Aborted):
-            again = [self._replace(now, self.queues[index], step.task) for step in steps]
-            replacement = [command for _, replacing in again for command in replacing]
-            self.shared.guarded = transaction_section(
-                ("conclusions", "on_replaced"), replacement, (index, need, tuple(step for step, _ in again))
-            )
-            return
-        if not isinstance(outcome, Ok):
-""",
-            ),
-            Edit("server.conclusions", "import ErrorReply, Ok,", "import Aborted, ErrorReply, Ok,"),
-        ),
-    ),
-    Mutant(
         "aborted-ending-taken-for-done",
         "finding 15; design 4.13",
         "EXEC nil is taken for an answer: the entry is still there, and is run again as it was.",
