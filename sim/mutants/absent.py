@@ -14,7 +14,7 @@ NOT_HERE: tuple[tuple[str, str], ...] = (
     ),
     (
         "finding 2.3, an ending sent again without a new WATCH",
-        "what is mine is renewed right before an ending asks, so that nobody can take it over before the repetition; for "
+        "what is mine is renewed right before an ending asks, so that none takes it over before the repetition; for "
         "renewals the same defect is the mutant aborted-renewal-sent-again",
     ),
     ("go b", "XAUTOCLAIM is never used; its endless retry without a pause is the mutant no-back-off"),
