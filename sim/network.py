@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 REFUSED = ErrorReply("CONNECTION refused")
 RESET = ErrorReply("CONNECTION reset by peer")
 _LATE_AT_LAST_MS = 20_000
+_EXEC = (b"EXEC",)
 
 
 class Wire:
@@ -149,7 +150,7 @@ class Network:
         process.deliver(Connected(lane, generation), incarnation)
         for late in self.late.pop((process.name, lane), ()):
             # Behind the first commands of the new connection.
-            spread = (8, 40, 300)[mix(late.seed, self.world.now * 8 + 5) % 3]
+            spread = (20, 80, 300)[mix(late.seed, self.world.now * 8 + 5) % 3]
             after = 2 * self.world.plan.latency_ms + 1 + mix(late.seed, self.world.now) % spread
             self.world.agenda.at(self.world.now + after, self, "execute_late", late)
 
@@ -182,7 +183,11 @@ class Network:
         arrival = world.now + self.latency(wire.seed, process)
         plan = world.plan
         if plan.split_percent and mix(wire.seed, world.now * 8 + 1) % 100 < plan.split_percent and wire.expected > 1:
-            first = 1 + mix(wire.seed, world.now * 8 + 2) % (wire.expected - 1)
+            where = mix(wire.seed, world.now * 8 + 2)
+            first = 1 + where % (wire.expected - 1)
+            if where & 64 and _EXEC in batch.commands[:-1]:
+                # Behind a transaction is where most depends on it.
+                first = batch.commands.index(_EXEC) + 1
             wire.rest = batch.commands[first:]
             world.agenda.at(arrival, self, "execute", wire, batch.token, batch.commands[:first])
             apart = mix(wire.seed, world.now * 8 + 3)

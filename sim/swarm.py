@@ -2,8 +2,8 @@
 
 Swarm testing (Groce et al., 2012): what is always on masks what is rare, so each run leaves most kinds out, and draws
 how strong the others are. One run in twelve has no fault at all, for the oracles that only a faultless run can judge.
-Three runs in ten are scripts (`scripts.py`), four are duels: few processes, a rich workload, and faults that aim at one
-or two sections of the protocol again and again. The others are wide.
+Nearly half of the runs are scripts (`scripts.py`), a third are duels: few processes, a rich workload, and faults that
+aim at one or two sections of the protocol again and again. The others are wide.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from .plan import Act, FaultPlan, Plan, ProcessPlan, TaskPlan
 from .scripts import SCRIPTS, Stage
 
 _VERSIONS = ("redis7", "redis8", "valkey9")
-_FAULTLESS_PERCENT = 8
+_FAULTLESS_PERCENT = 15
+"""Of the runs that are no scripts."""
 
 WORKER_PURPOSES = (
     *("settlement.on_plain", "settlement.on_tracked", "conclusions.on_answer", "conclusions.on_replaced"),
@@ -105,11 +106,12 @@ class _Maker:
         self.seed = seed
         self.draws = draws
         kind = draws.below(100, "kind")
-        self.script = SCRIPTS[draws.pick(tuple(SCRIPTS), "script")] if kind < 30 else None
-        self.duel = kind < 70
+        self.script = SCRIPTS[draws.pick(tuple(SCRIPTS), "script")] if kind < 45 else None
+        self.duel = kind < 75
         self.renew_ms = draws.pick((600, 900, 1_500, 2_000), "renew")
         self.lease_ms = self.renew_ms * draws.pick((4, 4, 5, 6), "lease")
-        self.length_ms = self.lease_ms * draws.pick((1, 2, 2, 3) if self.duel else (1, 2, 3, 4, 6), "length")
+        lengths = (4, 5, 6) if self.script is not None else (1, 2, 2, 3) if self.duel else (1, 2, 3, 4, 6)
+        self.length_ms = self.lease_ms * draws.pick(lengths, "length")
         queues = (1, 1, 1, 1, 1, 2) if self.duel else (1, 1, 1, 2, 2, 3, 5)
         workers = (1, 1, 2, 2, 2, 2, 3) if self.duel else (1, 2, 3, 3, 4, 5, 8, 12)
         clients = (1, 1, 1, 2) if self.duel else (1, 1, 2, 2, 3, 4)
@@ -231,7 +233,9 @@ class _Maker:
         wall = 0
         if "clocks" in self.groups:
             wall = draws.pick((0, 0, -5_000, 5_000, 60_000, -60_000), "wall")
-        at = draws.pick((0, 0, 0, self.length_ms // 4, self.length_ms // 2), "at") if name not in ("w1", "c1") else 0
+        at = draws.pick((0, 0, 0, self.length_ms // 4, self.length_ms // 2), "at")
+        if name in ("w1", "c1") or self.script is not None:
+            at = 0
         return ProcessPlan(
             name,
             at_ms=at,
@@ -262,11 +266,11 @@ class _Maker:
 
     def _task(self, name: str, mood: dict[str, int], worker: dict[str, int]) -> TaskPlan:
         draws = self.draws.under("task", name)
-        at = draws.below(self.length_ms, "at")
+        at = draws.below(mood.get("within_leases", 0) * self.lease_ms or self.length_ms, "at")
         if mood["bursts"]:
             at -= at % (self.length_ms // 4)
         options: dict[str, int] = {
-            "retry_delay_ms": draws.pick((0, 0, 100, 1_000), "retry delay"),
+            "retry_delay_ms": mood.get("retry_delay_ms", draws.pick((0, 0, 100, 1_000), "retry delay")),
             "retry_backoff": draws.pick((100, 200), "backoff"),
             "retry_delay_max_ms": 3_000,
         }
@@ -368,9 +372,9 @@ class _Maker:
         draws = self.draws.under("script faults")
         stage = Stage(self.workers, self.clients, self.queues, self.lease_ms, self.renew_ms)
         faults: list[FaultPlan] = []
-        for scene in range(draws.pick((1, 1, 2, 3), "scenes")):
+        for scene in range(draws.pick((1, 2, 3, 4), "scenes")):
             one = draws.under(scene)
-            at = one.below(self.length_ms * 2 // 3, "at")
+            at = one.below(self.length_ms // 3, "at")
             found = self.script.faults(stage, one, at)
             faults += [replace(fault, name=f"scene-{scene}-{n}") for n, fault in enumerate(found)]
         return tuple(sorted(faults, key=lambda fault: (fault.at_ms, fault.name)))

@@ -38,6 +38,20 @@ class Ownership(Oracle):
         if previous.decode() in ledger.presences and lapse < needed:
             self.broken(f"{text}, which was out of touch for {lapse} ms at most, where {needed} ms would explain it")
 
+    def acknowledged(self, key: bytes, entry_id: bytes, owner: bytes) -> None:
+        """A success may be settled by whoever had it first; every other ending is for the owner alone."""
+        ledger = self.world.ledger
+        wire = ledger.acting
+        record = ledger.entries.get((key, entry_id))
+        if wire is None or wire.batch is None or record is None or "conclusions.on_replaced" not in wire.batch.purposes:
+            return
+        self.checks += 1
+        own = f"{wire.process.name}:{wire.incarnation}"
+        if owner.decode() == own or ledger.lost_since(record.asked_at):
+            return
+        if not any(run.identity == own and run.outcome == "succeeded" for run in record.runs):
+            self.broken(f"{own} ends {record.plan.name}, whose entry {entry_id.decode()} is {owner.decode()}'s")
+
     def _adopted(self, key: bytes, entry_id: bytes, consumer: bytes) -> None:
         """It was in no list. Nobody else who is well may be at work on it."""
         ledger = self.world.ledger

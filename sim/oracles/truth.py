@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from streamfleet_protocol.effects import ClientClosed, Confirmed, End, Settled
+from streamfleet_protocol.effects import ClientClosed, Confirmed, End, Lane, Settled
 from streamfleet_protocol.replies import ErrorReply
 
 from ..ledger import REFUSED_ELEMENT, TaskRecord
@@ -55,6 +55,7 @@ class Truth(Oracle):
 
     def _unknown(self, process: Process, record: TaskRecord) -> None:
         if process.closing:
+            self._unknown_at_close(process, record)
             return
         name = record.plan.name
         ledger = self.world.ledger
@@ -62,6 +63,13 @@ class Truth(Oracle):
             self.broken(f"the outcome of {name} is said to be unknown, and nothing was lost")
         if name in ledger.present(self.world.site.primary.server.keys.data):
             self.broken(f"the outcome of {name} is said to be unknown, and it is in Redis, to be run")
+
+    def _unknown_at_close(self, process: Process, record: TaskRecord) -> None:
+        """A word that lies in the receiver stream is read before the end, where the connection stands."""
+        presence = self.world.ledger.presences[process.identity]
+        stands = Lane.COMMAND in process.wires and not any(at >= presence.closing_at for at in presence.troubles)
+        if stands and 0 <= record.word_at < presence.closing_at and not self.world.ledger.losses:
+            self.broken(f"the outcome of {record.plan.name} is said to be unknown, and the word about it lies unread")
 
     def _after_success(self, record: TaskRecord, effect: Settled) -> None:
         """A success had been settled in Redis when the word came: then the word must be older than it."""

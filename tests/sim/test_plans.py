@@ -139,7 +139,7 @@ def test_a_purpose_is_a_section_of_the_protocol() -> None:
     text = "".join(path.read_text() for path in core.rglob("*.py"))
     for purpose in (*WORKER_PURPOSES, *CLIENT_PURPOSES):
         part, method = purpose.split(".")
-        is_phase = part == "audit" and f'{method.removeprefix("on_").upper()} = ' in text
+        is_phase = part == "audit" and f"{method.removeprefix('on_').upper()} = " in text
         assert is_phase or f'("{part}", "{method}")' in text, purpose
 
 
