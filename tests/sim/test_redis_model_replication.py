@@ -85,8 +85,8 @@ class ReplicatedPair(Pair):
         """Till it has everything, by the offsets."""
 
         def in_step() -> bool:
-            there = _replication(self.replica)
-            here = _replication(self.control)["master_repl_offset"]
+            there = _info(self.replica, "replication")
+            here = _info(self.control, "replication")["master_repl_offset"]
             return there["master_link_status"] == "up" and there["slave_repl_offset"] == here
 
         wait_until(in_step, message="the replica is behind")
@@ -97,9 +97,12 @@ class ReplicatedPair(Pair):
         super().close()
 
 
-def _replication(connection: RealConnection) -> dict[str, str]:
-    lines = connection.execute("INFO", "replication").decode().splitlines()
+def _info(connection: RealConnection, section: str) -> dict[str, str]:
+    lines = connection.execute("INFO", section).decode().splitlines()
     return {name: value for name, _, value in (line.partition(":") for line in lines)}
+
+
+_COPYING = ("aof_rewrite_in_progress", "aof_rewrite_scheduled", "rdb_bgsave_in_progress")
 
 
 @pytest.fixture
@@ -241,17 +244,17 @@ class RestartedPair(Pair):
     def copy(self) -> None:
         """Everything goes into a file: into a new append-only file, or a snapshot."""
         rewrites = self.server.persistence == "aof"
+        self.log.append("COPY")
         self.control.execute("BGREWRITEAOF" if rewrites else "BGSAVE")
-        going_on = (b"aof_rewrite_in_progress:1", b"aof_rewrite_scheduled:1", b"rdb_bgsave_in_progress:1")
-
-        def done() -> bool:
-            info = self.control.execute("INFO", "persistence")
-            return not any(word in info for word in going_on)
-
-        wait_until(done)
+        wait_until(lambda: not any(self._persistence()[name] == "1" for name in _COPYING))
+        status = self._persistence()["aof_last_bgrewrite_status" if rewrites else "rdb_last_bgsave_status"]
+        assert status == "ok", self.server.log
         self.model.set_time(time.time_ns() // 1_000_000)
         self.model.tell_all()
         self.saved = self.model.snapshot()
+
+    def _persistence(self) -> dict[str, str]:
+        return _info(self.control, "persistence")
 
     def restart(self) -> None:
         """Kills both and starts them from their file."""
