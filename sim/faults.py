@@ -163,8 +163,8 @@ class Faults:
                         self.world.agenda.at(at, self, "apply", fault)
                     return
 
-    def cut_for(self, process: Process, batch: Batch) -> str | None:
-        """The form in which the connection is cut at this batch; None: it is not."""
+    def cut_for(self, process: Process, batch: Batch) -> FaultPlan | None:
+        """The cut that strikes the connection at this batch."""
         for fault in self.armed.get(process.name, ()):
             if fault.kind == "cut" and (
                 fault.purpose in batch.purposes if fault.purpose else fault.values["lane"] == batch.lane.value
@@ -172,7 +172,7 @@ class Faults:
                 self.armed[process.name].remove(fault)
                 self.struck["cut"] += 1
                 self.world.trace("fault", "cut", fault)
-                return str(fault.values["form"])
+                return fault
         return None
 
     def _lasts(self, kind: str, process: Process) -> bool:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from streamfleet_protocol.commands import Command
 
     from .ledger import Loss
+    from .plan import FaultPlan
     from .processes import Process
     from .redis_model import Connection
     from .world import World
@@ -42,6 +43,7 @@ class Wire:
         "incarnation",
         "lane",
         "late",
+        "late_purpose",
         "late_successors",
         "lose_reply",
         "open",
@@ -73,6 +75,8 @@ class Wire:
         """What waits behind a blocked command, or is in the pipe."""
         self.blocked = False
         self.lose_reply = False
+        self.late_purpose = ""
+        """With a purpose: perhaps only when the process writes the same again."""
         self.late: tuple[Command, ...] = ()
         """To be executed when the next connection of the lane stands."""
         self.failed: list[Loss] = []
@@ -91,6 +95,8 @@ class Network:
         self.by_session: dict[tuple[int, int], Wire] = {}
         self.late: dict[tuple[str, Lane], list[Wire]] = {}
         """Cut off, with bytes that are executed once the lane's next connection stands."""
+        self.late_with: dict[tuple[str, Lane], list[Wire]] = {}
+        """Of these, those that wait until the process writes the same again: they come just before it, or just after."""
         self.seeds: dict[tuple[str, Lane], int] = {}
 
     def latency(self, wire_seed: int, process: Process) -> int:
@@ -149,6 +155,9 @@ class Network:
         process.wires[lane] = wire
         process.deliver(Connected(lane, generation), incarnation)
         for late in self.late.pop((process.name, lane), ()):
+            if late.late_purpose and mix(late.seed, self.world.now * 8 + 6) % 4:
+                self.late_with.setdefault((process.name, lane), []).append(late)
+                continue
             # Behind the first commands of the new connection.
             spread = (20, 80, 300)[mix(late.seed, self.world.now * 8 + 5) % 3]
             after = 2 * self.world.plan.latency_ms + 1 + mix(late.seed, self.world.now) % spread
@@ -181,6 +190,8 @@ class Network:
             world.ledger.out_of_touch(process)
         world.oracles.before_batch(process, batch)
         arrival = world.now + self.latency(wire.seed, process)
+        if self.late_with:
+            self._bring_late(process, batch, arrival)
         plan = world.plan
         if plan.split_percent and mix(wire.seed, world.now * 8 + 1) % 100 < plan.split_percent and wire.expected > 1:
             where = mix(wire.seed, world.now * 8 + 2)
@@ -196,8 +207,16 @@ class Network:
         else:
             world.agenda.at(arrival, self, "execute", wire, batch.token, batch.commands)
 
-    def _cut(self, wire: Wire, batch: Batch, form: str) -> None:
+    def _bring_late(self, process: Process, batch: Batch, arrival: int) -> None:
+        waiting = self.late_with.get((process.name, batch.lane), [])
+        for late in [late for late in waiting if late.late_purpose in batch.purposes]:
+            waiting.remove(late)
+            at = (self.world.now, arrival + 1, arrival + 30)[mix(late.seed, self.world.now * 8 + 7) % 3]
+            self.world.agenda.at(at, self, "execute_late", late)
+
+    def _cut(self, wire: Wire, batch: Batch, fault: FaultPlan) -> None:
         world = self.world
+        form = str(fault.values["form"])
         commands = batch.commands
         latency = self.latency(wire.seed, wire.process)
         if form == "before":
@@ -212,6 +231,7 @@ class Network:
             world.agenda.at(world.now + latency, self, "execute", wire, batch.token, commands[:length])
         else:
             wire.late = commands
+            wire.late_purpose = fault.purpose
             self.late.setdefault((wire.process.name, wire.lane), []).append(wire)
             world.agenda.at(world.now + _LATE_AT_LAST_MS, self, "execute_late", wire)
             self._tell(wire)

@@ -108,9 +108,9 @@ class _Maker:
         kind = draws.below(100, "kind")
         self.script = SCRIPTS[draws.pick(tuple(SCRIPTS), "script")] if kind < 45 else None
         self.duel = kind < 75
-        self.renew_ms = draws.pick((600, 900, 1_500, 2_000), "renew")
+        self.renew_ms = draws.pick((600, 600, 900) if self.script is not None else (600, 900, 900, 1_500), "renew")
         self.lease_ms = self.renew_ms * draws.pick((4, 4, 5, 6), "lease")
-        lengths = (4, 5, 6) if self.script is not None else (1, 2, 2, 3) if self.duel else (1, 2, 3, 4, 6)
+        lengths = (3, 4) if self.script is not None else (1, 2, 2, 3) if self.duel else (1, 2, 3, 4, 6)
         self.length_ms = self.lease_ms * draws.pick(lengths, "length")
         queues = (1, 1, 1, 1, 1, 2) if self.duel else (1, 1, 1, 2, 2, 3, 5)
         workers = (1, 1, 2, 2, 2, 2, 3) if self.duel else (1, 2, 3, 3, 4, 5, 8, 12)
@@ -188,10 +188,10 @@ class _Maker:
             "concurrency": draws.pick((1, 1, 2, 4, 10), "concurrency"),
             "prefetch": draws.pick((-1, -1, 0, 1, 5), "prefetch"),
             "max_deliveries": draws.pick((2, 3, 3, 10), "deliveries"),
-            "promote_interval_ms": draws.pick((500, 1_000, 2_000), "promote"),
+            "promote_interval_ms": draws.pick((500, 2_000, 2_000), "promote"),
             "sweep_interval_ms": draws.pick((1_000, 4_000, 20_000), "sweep"),
             "silence_ms": 6 * lease,
-            "collect_interval_ms": draws.pick((2_000, 5_000), "collect"),
+            "collect_interval_ms": draws.pick((3_000, 6_000), "collect"),
             "consumer_silence_ms": draws.pick((2, 4), "consumers") * lease,
             "producer_silence_ms": 8 * lease,
             "cancel_wait_ms": draws.pick((100, 2_000), "cancel"),
@@ -225,7 +225,7 @@ class _Maker:
             "deadline_wait_ms": draws.pick((1_000, 5_000), "deadline"),
             "silence_ms": 6 * self.lease_ms,
             "producer_silence_ms": 8 * self.lease_ms,
-            "collect_interval_ms": draws.pick((2_000, 5_000), "collect"),
+            "collect_interval_ms": draws.pick((3_000, 6_000), "collect"),
         } | fixed
 
     def _process(self, name: str, *, worker: bool) -> ProcessPlan:
@@ -374,7 +374,7 @@ class _Maker:
         faults: list[FaultPlan] = []
         for scene in range(draws.pick((1, 2, 3, 4), "scenes")):
             one = draws.under(scene)
-            at = one.below(self.length_ms // 3, "at")
+            at = one.below(self.lease_ms, "at")
             found = self.script.faults(stage, one, at)
             faults += [replace(fault, name=f"scene-{scene}-{n}") for n, fault in enumerate(found)]
         return tuple(sorted(faults, key=lambda fault: (fault.at_ms, fault.name)))

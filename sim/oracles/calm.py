@@ -18,7 +18,8 @@ from .base import Oracle
 
 _EXPECTED = (TaskRetried, TaskDeadLettered, TaskHasExpired, ExpiredUnsent)
 _COMMANDS_A_TASK = 60
-_COMMANDS_A_SECOND = 30
+_COMMANDS_A_SECOND = 20
+_COMMANDS_A_LOOK = 20
 """Of an idle process and queue, at the most."""
 
 
@@ -53,7 +54,9 @@ class Calm(Oracle):
             seen = [run.retries for run in record.runs]
             if len(set(seen)) != len(seen):
                 self.broken(f"{record.plan.name} ran more than once in one attempt: {seen}")
-        idle = world.now // 1_000 * len(world.processes) * len(world.plan.queues) * _COMMANDS_A_SECOND
+        renew = world.plan.worker_settings.get("renew_interval_ms", 10_000)
+        idle = world.now * _COMMANDS_A_SECOND // 1_000 + world.now * _COMMANDS_A_LOOK // renew
+        idle *= len(world.processes) * len(world.plan.queues)
         allowed = idle + (attempts + len(world.ledger.tasks)) * _COMMANDS_A_TASK + 200
         self.checks += 1
         if world.commands > allowed:
