@@ -20,6 +20,7 @@ from tests.protocol.server.support import (
     ME,
     OTHER,
     RENEW,
+    But,
     Rig,
     Row,
     commands_named,
@@ -123,6 +124,22 @@ def test_a_blocked_read_is_ended_through_the_command_lane() -> None:
     assert rig.machine.intake.stopped
     rig.pass_time(10)
     # It was answered, so no entry can be on its way to nobody: the consumer goes too.
+    assert commands_named(rig.facts.executed, b"XGROUP")[-1][1] == b"DELCONSUMER"
+
+
+def test_a_read_that_has_not_reached_the_server_yet_is_unblocked_later() -> None:
+    """UNBLOCK answers 0 where nothing blocks: it has overtaken the read, on another connection."""
+    rig = Rig()
+    rig.open()
+    rig.close()
+    rig.answer({"intake.on_unblocked": But({0: 0})})
+    assert rig.machine.intake.unblock_due_at() == rig.now + 50
+    rig.tick(50)
+    assert rig.section("intake.on_unblocked") == ((b"CLIENT", b"UNBLOCK", 7),)
+    rig.answer()
+    rig.answer(None, Lane.READ)
+    rig.pass_time(10)
+    assert stopped(rig) == ServerStopped(0, 0)
     assert commands_named(rig.facts.executed, b"XGROUP")[-1][1] == b"DELCONSUMER"
 
 
