@@ -177,6 +177,8 @@ class Site:
             return
         self.old = None
         self._lose(old, self.primary.server.snapshot(), "old primary")
+        # A replica follows its primary: it has no memory limit of its own, and runs nobody's script.
+        old.server.modes = 0
         old.server.demote()
         self.deliver_unblocked(old)
         self.world.network.leave(old)
