@@ -428,7 +428,7 @@ def test_random_commands(pair: Pair) -> None:
             pair.run(OBSERVER, line)
 
     compare()
-    assert compared[0] >= 20_000 / 3
+    assert compared[0] >= 5_000  # With those of the other files 20,000 for all kinds; the usual number is 40,000.
 
 
 # --- Rare events, on both sides ---------------------------------------------------------------------------
