@@ -59,6 +59,8 @@ class Process:
         self.thaws_at = 0
         self.slow_ms = 0
         self.slow_until = 0
+        self.queued_until = 0
+        """When the slow loop comes to the last input that waits."""
         self.closing = False
         self.done = False
         """It was closed, and is not started again."""
@@ -102,6 +104,7 @@ class Process:
             return
         self.incarnation += 1
         self.closing = False
+        self.queued_until = 0
         seed = base(self.world.plan.seed, "entropy", self.identity)
         self.world.trace(self.name, "start", self.incarnation)
         if self.is_worker:
@@ -211,8 +214,12 @@ class Process:
         """An input from outside: it waits for a slow loop."""
         if self.incarnation != incarnation or self.machine is None:
             return
-        if self.world.now < self.slow_until and not self.frozen:
-            self.world.agenda.at(self.world.now + self.slow_ms, self, "feed_later", event, incarnation)
+        now = self.world.now
+        at = now + self.slow_ms if now < self.slow_until and not self.frozen else now
+        if at > now or now < self.queued_until:
+            # Nothing overtakes what waits already.
+            self.queued_until = max(at, self.queued_until)
+            self.world.agenda.at(self.queued_until, self, "feed_later", event, incarnation)
         else:
             self.feed(event)
 
