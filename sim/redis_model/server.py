@@ -366,7 +366,8 @@ class ModelServer:
         """A replica that is promoted: another process of the same version, with what it was told of the data.
 
         The data is that of the snapshot, or else what is here now. It has a clock and a run id of its own, no
-        connections, and no state that refuses commands. What replicas are not told of is in `propagation`.
+        connections, replicas, slots or observer, and no state that refuses commands. What replicas are not told of is
+        in `propagation`.
         """
         other = ModelServer(self.version.name, clock_ms)
         other.maxmemory_policy = self.maxmemory_policy
