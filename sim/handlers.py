@@ -15,6 +15,7 @@ from streamfleet_protocol.inputs import (
     HandlerRejects,
     HandlerSucceeded,
 )
+from streamfleet_protocol.keys import queue_keys
 
 from .plan import Act
 
@@ -70,6 +71,8 @@ class Run:
     started_at: int
     redis_ms: int
     """The primary's wall clock when it started."""
+    renewed_at: int = 0
+    """When its lease had been touched last."""
     ended_at: int = -1
     outcome: str = ""
     canceled: bool = False
@@ -107,6 +110,7 @@ class Handlers:
             act,
             world.now,
             world.site.clock_ms(),
+            world.ledger.touched.get((queue_keys(effect.queue).stream, effect.entry_id), world.now),
         )
         process.runs[effect.run] = run
         world.ledger.run_count += 1

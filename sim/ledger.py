@@ -236,7 +236,7 @@ class Ledger:
             self.tasks[name].confirmed.append(now)
         wire.stored = []
         for loss in wire.failed:
-            self.losses.remove(loss)
+            self.losses = [other for other in self.losses if other is not loss]
         for late in wire.late_successors:
             self.known_late[late] = now
         wire.late_successors = []

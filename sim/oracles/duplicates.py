@@ -54,7 +54,8 @@ class Duplicates(Oracle):
         presence = ledger.presences[earlier.identity]
         if presence.closing_at <= self.world.now or presence.ended_at <= self.world.now:
             return None
-        lapse = presence.longest_gap(earlier.started_at, self.world.now)
+        # It may have been away just before it started, with the lease running out since.
+        lapse = presence.longest_gap(min(earlier.started_at, earlier.renewed_at), self.world.now)
         needed = lapse_needed_ms(self.world.plan.worker_settings)
         if lapse >= needed:
             return None
