@@ -96,7 +96,7 @@ class Network:
         self.late: dict[tuple[str, Lane], list[Wire]] = {}
         """Cut off, with bytes that are executed once the lane's next connection stands."""
         self.late_with: dict[tuple[str, Lane], list[Wire]] = {}
-        """Of these, those that wait until the process writes the same again: they come just before it, or just after."""
+        """Of these, those that wait until the process writes the same again, and come just before it or just after."""
         self.seeds: dict[tuple[str, Lane], int] = {}
 
     def latency(self, wire_seed: int, process: Process) -> int:
