@@ -241,7 +241,7 @@ class Ledger:
             self.known_late[late] = now
         wire.late_successors = []
         if "outbox.on_armed" in purposes:
-            self._forget_what_shows()
+            self._forget_what_shows(wire.process)
         wire.failed = []
         if wire.process.frozen or refused(replies):
             self.out_of_touch(wire.process)
@@ -265,7 +265,7 @@ class Ledger:
                 self.losses.append(loss)
                 wire.failed.append(loss)
 
-    def _forget_what_shows(self) -> None:
+    def _forget_what_shows(self, process: Process) -> None:
         """A client asks what there is: where a key is still of a wrong type it can know that a task is not there."""
         data = self.world.site.primary.server.keys.data
         wrong = {
@@ -278,8 +278,12 @@ class Ledger:
             self.losses = [
                 loss
                 for loss in self.losses
-                if loss.kind != REFUSED_ELEMENT or not any(self.tasks[name].plan.queue in wrong for name in loss.tasks)
+                if loss.kind != REFUSED_ELEMENT or not any(self._shows(name, process, wrong) for name in loss.tasks)
             ]
+
+    def _shows(self, name: str, process: Process, wrong: set[str]) -> bool:
+        plan = self.tasks[name].plan
+        return plan.client == process.name and plan.queue in wrong
 
     # Losses.
 
