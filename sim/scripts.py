@@ -63,8 +63,7 @@ def _words_lost(stage: Stage, draws: Draws, at: int) -> list[FaultPlan]:
     faults.append(
         stage.fault("delete receiver", at + 1, client, 0, "settlement.on_tracked", after_ms=draws.pick((20, 40), "a"))
     )
-    if draws.happens(60, "and its making"):
-        faults.append(stage.fault("cut", at + 2, client, 0, "receiver.on_made", form="lost", lane="command"))
+    faults.append(stage.fault("cut", at + 2, client, 0, "receiver.on_made", form="lost", lane="command"))
     return faults
 
 
@@ -102,6 +101,22 @@ def _close_with_a_creation(stage: Stage, draws: Draws, at: int) -> list[FaultPla
     ]
 
 
+def _close_behind_a_batch(stage: Stage, draws: Draws, at: int) -> list[FaultPlan]:
+    """What was sent, and not answered, may run (2.5)."""
+    client = draws.pick(stage.clients, "client")
+    return [
+        stage.fault("cut", at, client, 0, "outbox.on_batch", form="lost", lane="command"),
+        stage.fault("refuse", at, client, 2_000),
+        stage.fault("close", at + draws.pick((300, 600), "close"), client, grace_ms=200, restart_ms=2_000),
+    ]
+
+
+def _deaf_read(stage: Stage, draws: Draws, at: int) -> list[FaultPlan]:
+    """A read that nobody will answer any more."""
+    client = draws.pick(stage.clients, "client")
+    return [stage.fault(draws.pick(("deaf", "silence"), "kind"), at, client, draws.pick((1_000, 3_500), "for"))]
+
+
 def _flush_behind_a_batch(stage: Stage, draws: Draws, at: int) -> list[FaultPlan]:
     after = draws.pick((3, 4, 5, 8), "after")
     return [stage.fault("flush", at, "", 0, "outbox.on_batch", after_ms=after)]
@@ -109,11 +124,13 @@ def _flush_behind_a_batch(stage: Stage, draws: Draws, at: int) -> list[FaultPlan
 
 def _two_rollbacks(stage: Stage, draws: Draws, at: int) -> list[FaultPlan]:
     """The second brings back what the first has taken away."""
-    apart = draws.pick((100, 300, 800), "apart")
-    return [
-        stage.fault("rollback", at + 300, lose_ms=draws.pick((100, 300), "lose")),
-        stage.fault("rollback", at + 300 + apart, lose_ms=apart + draws.pick((2, 20), "more")),
-    ]
+    faults = []
+    for n in range(3):
+        apart = draws.pick((100, 200, 400), "apart", n)
+        first = at + 300 + 700 * n
+        faults.append(stage.fault("rollback", first, lose_ms=draws.pick((100, 200), "lose", n)))
+        faults.append(stage.fault("rollback", first + apart, lose_ms=apart + draws.pick((2, 10), "more", n)))
+    return faults
 
 
 def _type_and_lost_batch(stage: Stage, draws: Draws, at: int) -> list[FaultPlan]:
@@ -195,6 +212,10 @@ def _death_and_clock(stage: Stage, draws: Draws, at: int) -> list[FaultPlan]:
     ]
 
 
+def _clock_back(stage: Stage, draws: Draws, at: int) -> list[FaultPlan]:
+    return [stage.fault("clock", stage.lease_ms + at, by_ms=-draws.pick((9_000, 20_000), "by"))]
+
+
 def _steps_like_renewals(stage: Stage, draws: Draws, at: int) -> list[FaultPlan]:
     """Each step gives the next renewal the stamp of the one before (finding 2.4b)."""
     return [
@@ -247,7 +268,22 @@ SCRIPTS: dict[str, Script] = {
         {"batch_commands": 2},
         plan={"latency_ms": 3, "jitter_ms": 0, "split_percent": 100},
     ),
-    "two rollbacks": Script(_two_rollbacks, {"count": 40, "bursts": 0}),
+    "two rollbacks": Script(_two_rollbacks, {"count": 60, "bursts": 0, "within_leases": 1, "slow": 0}),
+    "deadline and clock": Script(
+        _clock_back,
+        {**_WORDS, "deadlines": 100, "expires_in_ms": 22_000, "count": 6, "within_leases": 1},
+        worker=_HOLD,
+        acts=("succeed",),
+        run_leases=(120,),
+    ),
+    "close behind a lost batch": Script(
+        _close_behind_a_batch, {**_WORDS, "slow": 100, "count": 30, "within_leases": 2, "delays": 0, "bursts": 0}
+    ),
+    "a deaf read": Script(
+        _deaf_read,
+        {**_WORDS, "count": 20, "within_leases": 3, "bursts": 0, "failures": 0},
+        {"audit_interval_ms": 300_000},
+    ),
     "type and lost batch": Script(_type_and_lost_batch, {"delays": 60, "count": 12}),
     "type within a move": Script(_type_within_a_move, {"delays": 60, "failures": 60, "count": 12}),
     "zombie renewal": Script(

@@ -53,7 +53,7 @@ class Site:
         """The latest that anybody can take Redis's clock to be who has asked for it in that time."""
         now = self.world.now
         ahead = [offset for until, offset in self.offsets if until >= now - within_ms]
-        return EPOCH_MS + now + max(0, self.primary.offset_ms, *ahead)
+        return EPOCH_MS + now + max([self.primary.offset_ms, *ahead])
 
     def tick(self, host: Host) -> None:
         """Let the host's clock show what it must."""

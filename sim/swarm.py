@@ -288,6 +288,9 @@ class _Maker:
                 expires_at = at + draws.pick((1_000, 5_000), "expires at")
             else:
                 options["expires_in_ms"] = draws.pick((200, 2_000, 10_000), "expires in")
+        if "expires_in_ms" in mood:
+            expires_at = 0
+            options["expires_in_ms"] = mood["expires_in_ms"]
         return TaskPlan(
             name,
             at,

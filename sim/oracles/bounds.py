@@ -26,6 +26,9 @@ class Bounds(Oracle):
             self.broken(f"{process.identity} runs {len(process.runs)} handlers; concurrency is {settings.concurrency}")
         if run.deliveries > settings.max_deliveries:
             self.broken(f"{run.task} is started at delivery {run.deliveries}; {settings.max_deliveries} are allowed")
+        most = record.plan.options.get("max_retries", -1) if record is not None else -1
+        if 0 <= most < run.retries:
+            self.broken(f"{run.task} is retried for the {run.retries}th time; {most} retries are allowed")
 
     def rejected(self, process: Process, record: TaskRecord) -> None:
         """Where the local queue is full only a call that does not wait is refused."""

@@ -27,7 +27,9 @@ class Clocks(Oracle):
     name: ClassVar[str] = "G5 clocks"
 
     def handler_started(self, process: Process, record: TaskRecord | None, run: Run, entry: TaskEntry) -> None:
-        """Not after its deadline, as far as the worker can know."""
+        """Not after its deadline, as far as the worker can know; and a retry not before its delay is over."""
+        if record is not None and run.retries:
+            self._delayed(record, run)
         if not entry.expires_ts:
             return
         self.checks += 1
@@ -38,6 +40,20 @@ class Clocks(Oracle):
         if run.redis_ms > entry.expires_ts + slack:
             late = run.redis_ms - entry.expires_ts
             self.broken(f"{entry.task_id} is started on {run.identity} {late} ms after its deadline on Redis's clock")
+
+    def _delayed(self, record: TaskRecord, run: Run) -> None:
+        """The delay has its jitter in its upper half."""
+        if any(fault.kind in ("clock", "failover") for fault in self.world.plan.faults) or self.world.ledger.losses:
+            return
+        options = record.plan.options
+        delay = options.get("retry_delay_ms", 1_000) * (options.get("retry_backoff", 200) / 100) ** (run.retries - 1)
+        least = min(delay, options.get("retry_delay_max_ms", 300_000)) / 2 * 0.99 - 5
+        for earlier in record.runs:
+            if earlier.retries == run.retries - 1 and earlier.outcome == "failed":
+                self.checks += 1
+                waited = self.world.now - earlier.ended_at
+                if waited < least:
+                    self.broken(f"{run.task} is retried {waited} ms after its failure; {least:.0f} ms is the least")
 
     def stored(self, wire: Wire, record: TaskRecord) -> None:
         """Nothing is sent after its deadline, as far as its client can know."""

@@ -17,7 +17,6 @@ from ..commands import Command
 from ..effects import Confirmed
 from ..link import Section, Write, transaction_section
 from ..machine import Shared
-from ..members import pack_member
 from ..notes import DataLossSeen, ExpiredUnsent, RetentionCut
 from ..replies import ErrorReply, Ok, Outcome, RawReply, Refused
 from ..settings import ClientSettings
@@ -57,6 +56,8 @@ class Outbox:
         """Tasks confirmed, over the whole life."""
         self.retained_bytes = 0
         self.cut = False
+        self.last: QueueOutbox | None = None
+        """Whose batch was sent last."""
         self.checks = 0
         """How often Redis has shown what it still has: by a sequence, or by a transaction that the watch let pass."""
 
@@ -82,9 +83,15 @@ class Outbox:
             write.middle.append(Section(("outbox", "on_armed"), self._arming()))
 
     def watch_again(self) -> Section:
-        """The WATCH that guards the next batch, behind every EXEC. EXISTS: on no key it would see no FLUSHALL."""
+        """The WATCH that guards the next batch, behind every EXEC; and what shows that nothing was lost before it."""
         keys = self._connection_keys()
-        return Section(("outbox", "on_watched"), (commands.watch(*keys), commands.exists(*keys)))
+        watch = [commands.watch(*keys), commands.exists(*keys)]
+        expected: list[RawReply] = [len(keys)]
+        if self.last is not None:
+            number = self.last.in_flight.number if self.last.in_flight else self.last.confirmed
+            watch.append(commands.hash_get(self.last.keys.producers, self._client))
+            expected.append(b"%d" % number if number else None)
+        return Section(("outbox", "on_watched"), tuple(watch), tuple(expected))
 
     # Arming.
 
@@ -138,9 +145,9 @@ class Outbox:
             self.resolve(now, queue, sequence)
         self.checks += 1
 
-    def on_watched(self, now: int, outcome: Outcome, _context: None) -> None:
-        """The next batch is guarded, or is not."""
-        if not isinstance(outcome, Ok) or outcome.values[1] != len(self.queues):
+    def on_watched(self, now: int, outcome: Outcome, expected: tuple[RawReply, ...]) -> None:
+        """The next batch is guarded; or not: a WATCH behind a flush, or a rollback, has not seen it."""
+        if not isinstance(outcome, Ok) or tuple(outcome.values[1:]) != expected:
             self.armed = False
 
     # Batches.
@@ -159,9 +166,10 @@ class Outbox:
             room -= len(tasks)
             size -= sum(len(task.data) for task in tasks)
             queue.sequence += 1
+            self.last = queue
             queue.in_flight = SentBatch(queue.sequence, tasks)
             redis_ms = self.shared.clock.read(now)
-            batch.extend(self._command(queue, task, redis_ms) for task in tasks)
+            batch.extend(task.command(queue.keys, redis_ms) for task in tasks)
             batch.append(commands.hash_set(queue.keys.producers, self._client, queue.sequence))
             shape.append((name, len(tasks)))
         if batch:
@@ -209,14 +217,6 @@ class Outbox:
             self.tracker.expired_unsent(task)
         else:
             self.shared.note(ExpiredUnsent(queue.keys.name, task.task_id))
-
-    def _command(self, queue: QueueOutbox, task: Outgoing, redis_ms: int) -> Command:
-        fields = task.fields
-        assert fields is not None
-        task.delayed = task.due_ts > redis_ms
-        if task.delayed:
-            return commands.sorted_add(queue.keys.delayed, task.due_ts, pack_member(fields))
-        return commands.append(queue.keys.stream, fields)
 
     def on_batch(self, now: int, outcome: Outcome, shape: tuple[tuple[str, int], ...]) -> None:
         """The batch is applied, or was refused. If it was aborted, or is not known, the arming that follows tells."""

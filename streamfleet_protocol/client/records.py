@@ -10,8 +10,11 @@ from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from .. import commands
+from ..commands import Command
 from ..inputs import TaskOptions
 from ..keys import QueueKeys
+from ..members import pack_member
 from ..replies import ErrorReply, RawReply
 from ..timing import NEVER, RedisClock
 from ..wire import Fields, TaskEntry, encode_task
@@ -67,6 +70,14 @@ class Outgoing:
                 )
             )
         return self.fields
+
+    def command(self, keys: QueueKeys, redis_ms: int) -> Command:
+        """What puts it into Redis: into the stream, or, before its time, into the delayed set."""
+        assert self.fields is not None
+        self.delayed = self.due_ts > redis_ms
+        if self.delayed:
+            return commands.sorted_add(keys.delayed, self.due_ts, pack_member(self.fields))
+        return commands.append(keys.stream, self.fields)
 
     def over_at(self, clock: RedisClock) -> int:
         """The own time at which its time is over; not by Redis's clock where it counts from the acceptance, unsent."""

@@ -109,6 +109,8 @@ class Peer:
     ids: int = 0
     flush_before_watch: bool = False
     """The next WATCH comes just after somebody's FLUSHALL."""
+    before_watch: Callable[[], object] | None = None
+    """What happens just before the next WATCH."""
     session: Session = field(default_factory=Session)
     """Of the connection whose commands are executed."""
     sessions: list[Session] = field(default_factory=list)
@@ -159,6 +161,9 @@ class Peer:
         if self.flush_before_watch:
             self.flush_before_watch = False
             self.flush()
+        if self.before_watch is not None:
+            happen, self.before_watch = self.before_watch, None
+            happen()
         self.session.watched.update(keys)
         return b"OK"
 

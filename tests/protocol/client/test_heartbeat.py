@@ -37,6 +37,7 @@ def test_its_commands() -> None:
         (b"EXEC",),
         (b"WATCH", WATCHED),
         (b"EXISTS", WATCHED),
+        (b"HGET", PRODUCERS, b"me"),
         (b"ZADD", RECEIVERS, time, b"me"),
         (b"TIME",),
     )

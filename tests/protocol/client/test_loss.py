@@ -247,6 +247,23 @@ def test_a_flush_between_a_transaction_and_the_watch_after_it() -> None:
     assert script.in_stream() == ["t1", "t2", "t3"]
 
 
+def test_a_rollback_between_a_transaction_and_the_watch_after_it() -> None:
+    """The key is there, and the WATCH sees nothing any more; the sequence behind it does."""
+    script, _ = one_batch_each(1)
+    saved = {key: list(entries) for key, entries in script.peer.streams.items()}
+
+    def roll_back() -> None:
+        script.peer.streams = saved
+        script.peer.hashes[PRODUCERS][b"me"] = b"1"
+
+    script.enqueue(b"x")
+    script.peer.before_watch = roll_back
+    script.answer()
+    script.enqueue(b"x")
+    script.answer_all()
+    assert script.in_stream() == ["t1", "t2", "t3"]
+
+
 # Retention.
 
 
