@@ -25,7 +25,7 @@ _BATCH = """\
 
 _ABSENT_IS_FINE = (
     Edit("client.outbox", "        if found != len(self.queues):\n", "        if found is None:\n"),
-    Edit("client.outbox", " or outcome.values[1] != len(self.queues):\n", ":\n"),
+    Edit("client.outbox", " or tuple(outcome.values[1:]) != expected:\n", ":\n"),
 )
 
 OUTBOX = (
@@ -37,8 +37,8 @@ OUTBOX = (
             _ARMED,
             Edit(
                 "client.outbox",
-                "(commands.watch(*keys), commands.exists(*keys))",
-                "(commands.UNWATCH, commands.exists(*keys))",
+                "        watch = [commands.watch(*keys), commands.exists(*keys)]\n",
+                "        watch = [commands.UNWATCH, commands.exists(*keys)]\n",
             ),
         ),
     ),
@@ -80,10 +80,22 @@ OUTBOX = (
         ),
     ),
     Mutant(
-        "watch-on-an-absent-key-not-seen",
+        "loss-before-the-watch-not-seen",
         "finding 2; design 4.2",
-        "A flush between the SET of the watched key and its WATCH is not noticed: the WATCH guards nothing.",
+        "A flush or a rollback just before a WATCH is not noticed: the WATCH guards nothing, or not what it should.",
         _ABSENT_IS_FINE,
+    ),
+    Mutant(
+        "rollback-before-the-watch-not-seen",
+        "finding 2; design 4.2",
+        "A rollback between a batch and the WATCH behind it is not noticed, since the watched key is there.",
+        (
+            Edit(
+                "client.outbox",
+                "tuple(outcome.values[1:]) != expected:\n",
+                "tuple(outcome.values[1:2]) != expected[:1]:\n",
+            ),
+        ),
     ),
     Mutant(
         "watch-in-the-batch-itself",
