@@ -82,6 +82,8 @@ class Loss:
     """Ids of tasks that were in a stream or a delayed set before, and are not after."""
     repairable: bool
     """The clients can see it, by the sequence."""
+    key: bytes = b""
+    """Of a refused element: where it was to go."""
 
 
 @dataclass(slots=True)
@@ -261,7 +263,9 @@ class Ledger:
         commands = wire.batch.commands[done - 1 - len(elements) : done - 1]
         for command, element in zip(commands, elements, strict=True):
             if isinstance(element, ErrorReply) and command[0] in (b"XADD", b"ZADD"):
-                loss = Loss(REFUSED_ELEMENT, self.world.now, frozenset((_task_of(command),)), False)
+                key = command[1]
+                assert isinstance(key, bytes)
+                loss = Loss(REFUSED_ELEMENT, self.world.now, frozenset((_task_of(command),)), False, key)
                 self.losses.append(loss)
                 wire.failed.append(loss)
 
@@ -269,21 +273,15 @@ class Ledger:
         """A client asks what there is: where a key is still of a wrong type it can know that a task is not there."""
         data = self.world.site.primary.server.keys.data
         wrong = {
-            queue
+            key
             for keys, kind in ((self.streams, "Stream"), (self.delayed_sets, "ZSet"))
-            for key, queue in keys.items()
+            for key in keys
             if key in data and type(data[key]).__name__ != kind
         }
-        if wrong:
-            self.losses = [
-                loss
-                for loss in self.losses
-                if loss.kind != REFUSED_ELEMENT or not any(self._shows(name, process, wrong) for name in loss.tasks)
-            ]
+        self.losses = [loss for loss in self.losses if loss.key not in wrong or not self._is_of(loss, process)]
 
-    def _shows(self, name: str, process: Process, wrong: set[str]) -> bool:
-        plan = self.tasks[name].plan
-        return plan.client == process.name and plan.queue in wrong
+    def _is_of(self, loss: Loss, process: Process) -> bool:
+        return all(self.tasks[name].plan.client == process.name for name in loss.tasks)
 
     # Losses.
 

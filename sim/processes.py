@@ -59,6 +59,8 @@ class Process:
         self.thaws_at = 0
         self.slow_ms = 0
         self.slow_until = 0
+        self.queued = 0
+        """Inputs that a slow loop has not come to."""
         self.queued_until = 0
         """When the slow loop comes to the last input that waits."""
         self.closing = False
@@ -104,7 +106,7 @@ class Process:
             return
         self.incarnation += 1
         self.closing = False
-        self.queued_until = 0
+        self.queued = self.queued_until = 0
         seed = base(self.world.plan.seed, "entropy", self.identity)
         self.world.trace(self.name, "start", self.incarnation)
         if self.is_worker:
@@ -157,6 +159,8 @@ class Process:
             kind, what = self.inbox.popleft()
             if kind == "send":
                 self._send(*what)
+            elif kind == "enqueue":
+                self.world.enqueue(what)
             else:
                 self.feed(what)
         if not self.frozen and self.machine is not None:
@@ -207,6 +211,7 @@ class Process:
     def feed_later(self, event: Any, incarnation: int) -> None:
         """An input that a slow loop comes to only now."""
         if self.incarnation == incarnation:
+            self.queued -= 1
             self.world.ledger.out_of_touch(self)
             self.feed(event)
 
@@ -216,8 +221,9 @@ class Process:
             return
         now = self.world.now
         at = now + self.slow_ms if now < self.slow_until and not self.frozen else now
-        if at > now or now < self.queued_until:
+        if at > now or self.queued:
             # Nothing overtakes what waits already.
+            self.queued += 1
             self.queued_until = max(at, self.queued_until)
             self.world.agenda.at(self.queued_until, self, "feed_later", event, incarnation)
         else:

@@ -147,8 +147,7 @@ class World:
         if process.machine is None or process.closing:
             return
         if process.frozen:
-            if process.thaws_at < 1 << 60:
-                self.agenda.at(process.thaws_at, self, "enqueue", task)
+            process.inbox.append(("enqueue", task))
             return
         self.calls += 1
         record = TaskRecord(task)

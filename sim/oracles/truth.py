@@ -118,7 +118,9 @@ class Truth(Oracle):
             self.checks += 1
             if name in effect.unsent and record.stored:
                 self.broken(f"{name} is said to be unsent at the close of its client, and was in Redis")
-            if record.accepted_at >= 0 and not record.stored and name not in told and not self._is_over(record):
+            lost = any(name in loss.tasks for loss in self.world.ledger.losses)
+            untold = record.accepted_at >= 0 and not record.stored and name not in told
+            if untold and not lost and not self._is_over(record):
                 self.broken(f"{name} was accepted and never sent, and the close of its client does not tell")
             if name in told and in_time:
                 self.broken(f"{name} was given up at the close of its client, with time left")

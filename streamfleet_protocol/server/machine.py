@@ -91,8 +91,8 @@ class ServerMachine(Machine[ServerInput]):
         self.parts: tuple[Part, ...] = (self.setup, self.leases, self.missing, self.settlement)
         self.working_parts: tuple[Part, ...] = (self.reclaim, self.promotion, self.sweep, self.consumers, self.garbage)
         """Parts that rest while the server closes."""
-        self.conclusions_asked = False
-        """The last question was one of theirs: without end they would let no other ask, so now the others go first."""
+        self.asked = ""
+        """Whose the last question was: the others go first now, or one that always has something to ask lets none."""
 
     # Inputs.
 
@@ -166,18 +166,20 @@ class ServerMachine(Machine[ServerInput]):
             super()._pump(now)
 
     def _compose(self, now: int, write: Write) -> None:
-        for part in self.parts:
+        parts: list[Part] = [*self.parts, self.conclusions]
+        if not self.closing.is_closing:
+            parts += self.working_parts
+        if self.asked == "leases":
+            parts.sort(key=lambda part: part is self.leases)
+        elif self.asked == "conclusions":
+            parts.sort(key=lambda part: part is self.conclusions)
+        for part in parts:
             part.compose(now, write)
         if self.closing.is_closing:
-            self.conclusions.compose(now, write)
             self.closing.compose(now, write)
             self.intake.compose(now, write)
-            return
-        working: tuple[Part, ...] = (self.conclusions, *self.working_parts)
-        for part in (*working[1:], working[0]) if self.conclusions_asked else working:
-            part.compose(now, write)
         if write.question:
-            self.conclusions_asked = write.question[0].handler[0] == "conclusions"
+            self.asked = write.question[0].handler[0]
 
     def _pump_reads(self, now: int) -> None:
         if self.closing.stage not in (Stage.NEW, Stage.STOPPED):
