@@ -378,10 +378,13 @@ class Network:
             self.break_off(wire)
 
     def leave(self, host: Host) -> None:
-        """A server has become a replica: it ends blocked reads, and refuses writes on connections that stay."""
+        """A server has become a replica: it ends blocked reads, and refuses writes on the clients' connections that stay.
+
+        Workers lose theirs: the model's replica does not follow, and would answer their questions with what is long over.
+        """
         for wire in [wire for wire in self.by_session.values() if wire.host is host]:
             self.world.ledger.out_of_touch(wire.process)
-            if wire.session.closed or wire.lane is Lane.READ:
+            if wire.session.closed or wire.lane is Lane.READ or wire.process.is_worker:
                 self.break_off(wire)
 
     def drop_closed(self, host: Host) -> None:
