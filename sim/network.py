@@ -378,9 +378,9 @@ class Network:
             self.break_off(wire)
 
     def leave(self, host: Host) -> None:
-        """A server has become a replica: it ends blocked reads, and refuses writes on the clients' connections that stay.
+        """A server has become a replica: it ends blocked reads, and refuses writes on the connections of clients.
 
-        Workers lose theirs: the model's replica does not follow, and would answer their questions with what is long over.
+        Workers lose theirs: the model's replica does not follow its primary, and would answer them with what is over.
         """
         for wire in [wire for wire in self.by_session.values() if wire.host is host]:
             self.world.ledger.out_of_touch(wire.process)
