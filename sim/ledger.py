@@ -65,6 +65,8 @@ class TaskRecord:
     settled: list[tuple[int, Settled]] = field(default_factory=list)
     dead: list[tuple[int, str]] = field(default_factory=list)
     """(virtual time, reason) of each dead letter."""
+    withdrawn: list[tuple[int, str]] = field(default_factory=list)
+    """Of these, those that were taken out again, since a success had come in between."""
 
     @property
     def succeeded(self) -> bool:
@@ -142,6 +144,8 @@ class Ledger:
         """By stream and entry: when its pending record was last given to its owner, or renewed."""
         self.entries: dict[tuple[bytes, bytes], TaskRecord] = {}
         """By stream and entry."""
+        self.letters: dict[tuple[bytes, bytes], tuple[TaskRecord, tuple[int, str]]] = {}
+        """By stream of dead letters and entry."""
         self.known_late: dict[tuple[str, int], int] = {}
         """By task id and retries: when a worker learned that it had put that in behind a settled success."""
         self.delayed: dict[tuple[str, int], int] = {}
@@ -382,6 +386,7 @@ class LedgerObserver(Observer):
             reason = raw_field(fields, b"dead_reason").decode("utf-8", "replace")
             if record is not None:
                 record.dead.append((ledger.world.now, reason))
+                ledger.letters[key, entry_id] = (record, record.dead[-1])
             self.oracles.dead_lettered(record, reason)
 
     def _stored(self, record: TaskRecord, retries: int, fields: Fields) -> None:
@@ -400,6 +405,9 @@ class LedgerObserver(Observer):
 
     def deleted(self, key: bytes, entry_id: bytes) -> None:
         """XDEL."""
+        letter = self.ledger.letters.get((key, entry_id))
+        if letter is not None:
+            letter[0].withdrawn.append(letter[1])
         record = self.ledger.entries.get((key, entry_id))
         wire = self.ledger.acting
         if record is None or wire is None or wire.batch is None:
