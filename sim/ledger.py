@@ -67,6 +67,8 @@ class TaskRecord:
     """(virtual time, reason) of each dead letter."""
     withdrawn: list[tuple[int, str]] = field(default_factory=list)
     """Of these, those that were taken out again, since a success had come in between."""
+    known_late: list[tuple[int, str]] = field(default_factory=list)
+    """Those that came behind a settled success, as the worker that wrote them has learned."""
 
     @property
     def succeeded(self) -> bool:
@@ -246,6 +248,9 @@ class Ledger:
         for late in wire.late_successors:
             self.known_late[late] = now
         wire.late_successors = []
+        for record, letter in wire.late_letters:
+            record.known_late.append(letter)
+        wire.late_letters = []
         if "outbox.on_armed" in purposes:
             self._forget_what_shows(wire.process)
         wire.failed = []
@@ -387,6 +392,8 @@ class LedgerObserver(Observer):
             if record is not None:
                 record.dead.append((ledger.world.now, reason))
                 ledger.letters[key, entry_id] = (record, record.dead[-1])
+                if record.finished_at >= 0 and ledger.acting is not None:
+                    ledger.acting.late_letters.append((record, record.dead[-1]))
             self.oracles.dead_lettered(record, reason)
 
     def _stored(self, record: TaskRecord, retries: int, fields: Fields) -> None:

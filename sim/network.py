@@ -18,7 +18,7 @@ from .site import Host
 if TYPE_CHECKING:
     from streamfleet_protocol.commands import Command
 
-    from .ledger import Loss
+    from .ledger import Loss, TaskRecord
     from .plan import FaultPlan
     from .processes import Process
     from .redis_model import Connection
@@ -43,6 +43,7 @@ class Wire:
         "incarnation",
         "lane",
         "late",
+        "late_letters",
         "late_purpose",
         "late_successors",
         "lose_reply",
@@ -83,6 +84,8 @@ class Wire:
         """Tasks that a transaction of the batch in flight has failed to put where they go."""
         self.late_successors: list[tuple[str, int]] = []
         """Successors that the batch in flight has put in behind a success that had been settled."""
+        self.late_letters: list[tuple[TaskRecord, tuple[int, str]]] = []
+        """Dead letters that it has put in behind one."""
         self.stored: list[tuple[str, int]] = []
         """Tasks that the batch in flight has put into Redis."""
 
@@ -175,6 +178,7 @@ class Network:
         wire.stored = []
         wire.failed = []
         wire.late_successors = []
+        wire.late_letters = []
         wire.lose_reply = False
         cut = world.faults.cut_for(process, batch) if world.faults.cuts else None
         if wire.silent or world.faults.is_mute(process):

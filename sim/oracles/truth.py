@@ -136,8 +136,7 @@ class Truth(Oracle):
             for at, effect in record.settled:
                 if effect.end is End.COMPLETED and record.dead and not self.world.ledger.lost_since(record.asked_at):
                     self.checks += 1
-                    last_dead = max((letter[0] for letter in record.dead if letter not in record.withdrawn), default=-1)
-                    if last_dead > record.finished_at >= 0:
+                    if any(letter not in record.withdrawn for letter in record.known_late):
                         self.broken(f"{record.plan.name} was completed, and became a dead letter afterwards")
                 elif effect.end is End.UNKNOWN and not effect.confirmed:
                     self.broken(f"{record.plan.name} settled as unknown by the clock at {at} ms")
