@@ -11,6 +11,9 @@ from ..ledger import REFUSED_ELEMENT, TaskRecord
 from ..processes import Process
 from .base import Oracle
 
+_AUDIT_MS = 3_000
+"""So long an audit may take."""
+
 
 class Truth(Oracle):
     """What a client is told is what happened."""
@@ -63,8 +66,9 @@ class Truth(Oracle):
         ledger = self.world.ledger
         if not ledger.losses:
             self.broken(f"the outcome of {name} is said to be unknown, and nothing was lost")
-        # While an old primary answers, the client may look there.
-        if self.world.site.old is None and name in ledger.present(self.world.site.primary.server.keys.data):
+        # While an old primary answers, the client may look there; and a rollback may bring back what it has not found.
+        moving = ledger.lost_since(self.world.now - _AUDIT_MS)
+        if not moving and name in ledger.present(self.world.site.primary.server.keys.data):
             self.broken(f"the outcome of {name} is said to be unknown, and it is in Redis, to be run")
 
     def _unknown_at_close(self, process: Process, record: TaskRecord) -> None:
