@@ -1,7 +1,8 @@
 """Connections between processes and servers: latency, and every way in which they fail.
 
-Each lane has one batch in flight, so a direction carries one message at a time. A cut has two forms: what is in the
-pipes is lost with the connection, or it is executed later, after the next connection stands.
+Each lane has one batch in flight, so a direction carries one message at a time. A cut has four forms: the batch is lost
+(`before`), its reply is (`lost`), only its first commands are executed (`prefix`), or all of it is executed later, once
+the next connection stands (`late`).
 """
 
 from __future__ import annotations

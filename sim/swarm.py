@@ -1,7 +1,7 @@
 """From a seed to a plan: each run has its own shape, workload, settings, and its own few kinds of faults.
 
 Swarm testing (Groce et al., 2012): what is always on masks what is rare, so each run leaves most kinds out, and draws
-how strong the others are. One run in twelve has no fault at all, for the oracles that only a faultless run can judge.
+how strong the others are. About one run in nine has no fault, for the oracles that only a faultless run can judge.
 Nearly half of the runs are scripts (`scripts.py`), a third are duels: few processes, a rich workload, and faults that
 aim at one or two sections of the protocol again and again. The others are wide.
 """
